@@ -1,0 +1,15 @@
+// The programs that build, generate and check, pinned; apart from the root module,
+// so that no importer of dualrepl ever sees them.
+module github.com/dualrepl/dualrepl/tools
+
+go 1.26.0
+
+tool (
+	google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	google.golang.org/protobuf/cmd/protoc-gen-go
+)
+
+require (
+	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
