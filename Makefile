@@ -1,0 +1,34 @@
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 30s
+
+.PHONY: help build test race lint generate check-generated fuzz bench ci
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the program as ./dualrepl
+	go build -o dualrepl ./cmd/dualrepl
+
+test: ## Run all tests (kill, disk-full and hostile-peer tests included)
+	go test ./...
+
+race: ## Run all tests under the race detector
+	go test -race ./...
+
+lint: ## Vet, format and layer rules
+	go run $(GOLANGCI_LINT) run ./...
+
+generate: ## Regenerate pdu/*.pb.go with pinned tools
+	go generate ./pdu
+
+check-generated: generate ## Fail if the generated code is stale
+	git diff --exit-code -- pdu
+
+fuzz: ## Run every fuzz target for FUZZTIME (default 30s) each
+	./scripts/fuzz $(FUZZTIME)
+
+bench: ## Micro-benchmarks of the data channel
+	go test -run '^$$' -bench . -benchmem ./dataconn
+
+ci: ## What CI runs
+	bash .ci/run
