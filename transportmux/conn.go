@@ -1,0 +1,87 @@
+package transportmux
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/dualrepl/dualrepl/transport"
+	"github.com/dualrepl/dualrepl/versionhandshake"
+)
+
+// A Conn is a labelled connection. Hand on its Wire, not the Conn, to code that
+// moves bulk data: the Wire's own type knows how to write several buffers at once.
+type Conn struct {
+	transport.Wire
+	ClientIdentity string                // server side only
+	Peer           versionhandshake.Peer // what the peer's banner said
+}
+
+// Dial connects, does the version handshake and sends label. It ends early when
+// ctx does. The caller closes the Conn. Errors are those of the Connecter and of
+// versionhandshake.Do.
+func Dial(ctx context.Context, c transport.Connecter, label string) (*Conn, error) {
+	wire, err := c.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn := &Conn{Wire: wire}
+	if err := conn.introduce(ctx, label); err != nil {
+		_ = wire.Close() // the first error is what matters
+		return nil, fmt.Errorf("%s: %w", wire.RemoteAddr(), err)
+	}
+	return conn, nil
+}
+
+// introduce is the client's side of the set-up.
+func (c *Conn) introduce(ctx context.Context, label string) (err error) {
+	encoded, err := encodeLabel(label)
+	if err != nil {
+		return err
+	}
+	c.Peer, err = versionhandshake.Do(ctx, c.Wire, nil)
+	if err != nil {
+		return err
+	}
+	err = transport.WithTimeout(ctx, c.Wire, labelTimeout, func() error {
+		_, err := c.Wire.Write(encoded)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("send label: %w", err)
+	}
+	return nil
+}
+
+// authTimeout bounds a transport's authentication (a TLS handshake), so that a
+// silent client does not hold a connection.
+const authTimeout = 10 * time.Second
+
+// authenticate does what the transport needs to know its peer.
+func authenticate(ctx context.Context, p transport.Pending) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	defer cancel()
+	wire, identity, err := p.Authenticate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{Wire: wire, ClientIdentity: identity}, nil
+}
+
+// receive is the server's side of the set-up; it returns the label.
+func (c *Conn) receive(ctx context.Context) (label string, err error) {
+	c.Peer, err = versionhandshake.Do(ctx, c.Wire, nil)
+	if err != nil {
+		return "", err
+	}
+	var encoded [labelSize]byte
+	err = transport.WithTimeout(ctx, c.Wire, labelTimeout, func() error {
+		_, err := io.ReadFull(c.Wire, encoded[:])
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("receive label: %w", err)
+	}
+	return decodeLabel(encoded)
+}

@@ -1,0 +1,155 @@
+package transportmux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/dualrepl/dualrepl/transport"
+	"github.com/dualrepl/dualrepl/versionhandshake"
+)
+
+// DefaultMaxPending is how many connections may be on their way to a handler at
+// once: more than clients connect in one moment, few enough to cost nothing.
+const DefaultMaxPending = 128
+
+// A Handler owns conn and closes it. It runs in a goroutine of its own; ctx ends
+// when Serve's does, and the handler returns soon after.
+type Handler func(ctx context.Context, conn *Conn)
+
+// ServeOptions may be the zero value.
+type ServeOptions struct {
+	MaxPending int          // connections on their way to a handler; 0: DefaultMaxPending
+	Logger     *slog.Logger // gets a record for each connection that is refused; nil: none
+}
+
+// Serve accepts connections from l and hands each to its label's handler, until
+// ctx ends (it returns nil) or l fails for good (it returns l's error). It has
+// closed l and waited for all handlers when it returns. Errors that pass, such as
+// no free file descriptor, are logged and tried again.
+//
+// When MaxPending connections are on their way to a handler, the next one takes
+// the place of another: the oldest of the host that has the most of them. So
+// neither silent clients nor a flood from one host keep others out.
+func Serve(ctx context.Context, l transport.Listener, handlers map[string]Handler, opts ServeOptions) error {
+	s := newServer(handlers, opts)
+	ctx, cancel := context.WithCancel(ctx)
+	defer s.running.Wait()
+	defer cancel()
+	defer func() { _ = l.Close() }() // nothing is left to do if it fails
+	for {
+		p, err := s.accept(ctx, l)
+		switch {
+		case err == nil:
+			s.start(ctx, p)
+		case ctx.Err() != nil:
+			return nil
+		default:
+			return fmt.Errorf("accept: %w", err)
+		}
+	}
+}
+
+type server struct {
+	handlers map[string]Handler
+	logger   *slog.Logger
+	pending  pendingSet
+	running  sync.WaitGroup // one for each connection
+}
+
+func newServer(handlers map[string]Handler, opts ServeOptions) *server {
+	s := &server{handlers: handlers, logger: opts.Logger}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	s.pending.max = opts.MaxPending
+	if s.pending.max <= 0 {
+		s.pending.max = DefaultMaxPending
+	}
+	return s
+}
+
+// What accept waits after an error that passes, doubling from the first to the last.
+const (
+	minAcceptBackoff = 5 * time.Millisecond
+	maxAcceptBackoff = time.Second
+)
+
+// accept returns the next connection. Errors that pass are retried until ctx ends.
+func (s *server) accept(ctx context.Context, l transport.Listener) (transport.Pending, error) {
+	for wait := minAcceptBackoff; ; wait = min(2*wait, maxAcceptBackoff) {
+		p, err := l.Accept(ctx)
+		if err == nil || ctx.Err() != nil || !passes(err) {
+			return p, err
+		}
+		s.logger.Error("cannot accept connections", "error", err, "retry", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// passes tells the errors of accept(2) that say nothing about the listener: lack
+// of resources, and connections that were gone before they were accepted.
+func passes(err error) bool {
+	for _, errno := range []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ECONNABORTED, syscall.EPROTO, syscall.ENETDOWN, syscall.EHOSTUNREACH,
+	} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// start runs a connection in its own goroutine.
+func (s *server) start(ctx context.Context, p transport.Pending) {
+	setup, entry := s.pending.add(ctx, p.RemoteAddr())
+	s.running.Go(func() {
+		conn, handler, err := s.setUp(setup, p)
+		if !s.pending.remove(entry) {
+			err = errCrowded // what came of the set-up is a consequence
+		}
+		if err == nil {
+			handler(ctx, conn)
+			return
+		}
+		if conn != nil {
+			_ = conn.Close() // the first error is what matters
+		}
+		s.logRefused(ctx, p, err)
+	})
+}
+
+// setUp does everything before the handler. The caller closes conn, if there is one.
+func (s *server) setUp(ctx context.Context, p transport.Pending) (conn *Conn, handler Handler, err error) {
+	conn, err = authenticate(ctx, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	label, err := conn.receive(ctx)
+	handler, known := s.handlers[label]
+	if err == nil && !known {
+		err = fmt.Errorf("unknown label %q", label)
+	}
+	return conn, handler, err
+}
+
+// logRefused warns of what somebody should look at: a client that is configured
+// wrongly. Everything else is what ports are used to.
+func (s *server) logRefused(ctx context.Context, p transport.Pending, err error) {
+	if ctx.Err() != nil {
+		return // we are ending, the client is not to blame
+	}
+	level := slog.LevelInfo
+	if errors.Is(err, transport.ErrPermission) || errors.Is(err, versionhandshake.ErrVersion) {
+		level = slog.LevelWarn
+	}
+	s.logger.Log(ctx, level, "connection refused", "client", p.RemoteAddr().String(), "error", err)
+}
