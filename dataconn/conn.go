@@ -1,0 +1,247 @@
+package dataconn
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dualrepl/dualrepl/transport"
+)
+
+// A conn is one connection and its one request. Its context is its life: whatever
+// ends the connection cancels ctx with the reason, and keep then closes the wire.
+type conn struct {
+	wire   transport.Wire
+	server bool
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	in     frameReader // used by one goroutine at a time
+
+	writeMu  sync.Mutex // held for a whole frame
+	writeErr error      // the wire takes no more frames; guarded by writeMu
+
+	// What keep looks at once a tick.
+	reading  atomic.Int32 // reads of the wire that are waiting for bytes
+	writing  atomic.Bool
+	received atomic.Bool // since the last tick
+	sent     atomic.Bool // since the last tick
+
+	quiet     chan struct{} // closed when only heartbeats may come in: watch takes over
+	closing   chan struct{} // closed when all that matters has been sent and received
+	closeOnce sync.Once
+
+	wg    sync.WaitGroup // all goroutines but keep; added to before keep runs, or by keep
+	ended chan struct{}  // closed when the wire is closed and no goroutine is left
+	atEnd func()         // called then, unless nil
+}
+
+// newConn takes over the wire. Nothing runs yet: start does that.
+func newConn(ctx context.Context, wire transport.Wire, server bool) *conn {
+	c := &conn{
+		wire: wire, server: server,
+		quiet: make(chan struct{}), closing: make(chan struct{}), ended: make(chan struct{}),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.in.src = c
+	return c
+}
+
+// start runs the connection's goroutines, and workers among them.
+func (c *conn) start(workers ...func()) {
+	c.wg.Go(c.watch)
+	for _, w := range workers {
+		c.wg.Go(w)
+	}
+	go c.keep()
+}
+
+// keep keeps time, and ends the connection when its context does.
+func (c *conn) keep() {
+	defer c.end()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var q quietness
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-c.closing: // the wire's own deadline holds now
+			<-c.ctx.Done()
+			return
+		case <-ticker.C:
+			c.check(&q)
+		}
+	}
+}
+
+// end closes the wire, which ends the other goroutines.
+func (c *conn) end() {
+	c.tearDown()
+	c.wg.Wait()
+	close(c.ended)
+	if c.atEnd != nil {
+		c.atEnd()
+	}
+}
+
+// quietness is how long nothing has happened, as far as keep has seen. Counting
+// ticks, not time, forgives a machine that was suspended.
+type quietness struct {
+	sending, receiving, stuck time.Duration
+}
+
+func (c *conn) check(q *quietness) {
+	sent, received := c.sent.Swap(false), c.received.Swap(false)
+	count(&q.sending, !sent)
+	count(&q.receiving, !received && c.reading.Load() > 0)
+	count(&q.stuck, !received && !sent && c.writing.Load())
+	switch {
+	case q.receiving >= peerTimeout:
+		c.cancel(errPeerSilent)
+	case q.stuck >= peerTimeout:
+		c.cancel(errPeerStuck)
+	case q.sending >= heartbeatInterval && c.writeMu.TryLock():
+		q.sending = 0
+		c.wg.Go(c.beat)
+	}
+}
+
+func count(d *time.Duration, quiet bool) {
+	if quiet {
+		*d += tick
+	} else {
+		*d = 0
+	}
+}
+
+// beat sends a heartbeat, with writeMu handed to it. It is no part of keep, since it
+// may block for as long as a slow peer likes.
+func (c *conn) beat() {
+	defer c.writeMu.Unlock()
+	var frame [headerSize]byte
+	putHeader(frame[:], typeHeartbeat, 0)
+	c.writeLocked(frame[:])
+}
+
+// watch reads what comes in while nobody waits for a message or a stream, so that
+// the peer's end is noticed, and drains the wire when the connection closes.
+func (c *conn) watch() {
+	select {
+	case <-c.quiet:
+		err := c.in.idle()
+		if !c.isClosing() {
+			c.fail(err)
+			return
+		}
+	case <-c.closing:
+	case <-c.ctx.Done():
+		return
+	}
+	_, _ = io.Copy(io.Discard, c.wire) // until the end, or the deadline that beginClose set
+	c.cancel(errDone)
+}
+
+// Read reads from the wire for frameReader. An error means that the connection is lost.
+func (c *conn) Read(p []byte) (int, error) {
+	c.reading.Add(1)
+	n, err := c.wire.Read(p)
+	c.reading.Add(-1)
+	if n > 0 {
+		c.received.Store(true)
+		return n, nil
+	}
+	if err != nil {
+		return 0, c.fail(lostError(err))
+	}
+	return 0, nil
+}
+
+// write sends whole frames. An error means that nothing can be sent any more.
+func (c *conn) write(frames []byte) error {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	return c.writeLocked(frames)
+}
+
+// writeLocked leaves a client's connection open after an error: the server's early
+// answer, or the rest of its stream, may have arrived already. A server that cannot
+// write has lost its client.
+func (c *conn) writeLocked(frames []byte) error {
+	if c.writeErr != nil {
+		return c.writeErr
+	}
+	c.writing.Store(true)
+	_, err := c.wire.Write(frames)
+	c.writing.Store(false)
+	c.sent.Store(true)
+	if err == nil {
+		return nil
+	}
+	if c.writeErr = c.reason(lostError(err)); c.server {
+		c.cancel(c.writeErr)
+	}
+	return c.writeErr
+}
+
+// fail ends the connection because of err, and returns why it ended: an earlier
+// reason goes first.
+func (c *conn) fail(err error) error {
+	c.cancel(err)
+	return context.Cause(c.ctx)
+}
+
+// reason is why the connection ended, or err if it has not.
+func (c *conn) reason(err error) error {
+	if cause := context.Cause(c.ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (c *conn) isClosing() bool {
+	select {
+	case <-c.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// beginClose starts the orderly end: a final deadline, a reset frame, CloseWrite.
+// Then watch drains the wire, unless it is still busy with a message or stream.
+func (c *conn) beginClose() {
+	c.closeOnce.Do(func() {
+		_ = c.wire.SetDeadline(time.Now().Add(shutdownTimeout)) // without one, the context still ends it
+		close(c.closing)
+		c.writeMu.Lock()
+		defer c.writeMu.Unlock()
+		c.writeReset()
+	})
+}
+
+// tearDown ends the connection at once. If no frame is half written, the peer is told.
+func (c *conn) tearDown() {
+	if c.writeMu.TryLock() {
+		if c.writeErr == nil {
+			_ = c.wire.SetWriteDeadline(time.Now().Add(resetTimeout))
+			c.writeReset()
+		}
+		c.writeMu.Unlock()
+	}
+	_ = c.wire.Close() // nobody is left to tell
+}
+
+// writeReset sends the last frame. Errors don't matter: the wire is closed next.
+func (c *conn) writeReset() {
+	if c.writeErr != nil {
+		return
+	}
+	var frame [headerSize]byte
+	putHeader(frame[:], typeReset, 0)
+	if _, err := c.wire.Write(frame[:]); err == nil {
+		_ = c.wire.CloseWrite()
+	}
+	c.writeErr = errDone
+}

@@ -1,0 +1,217 @@
+package dataconn
+
+import (
+	"encoding/binary"
+	"io"
+	"slices"
+)
+
+// frameType tells what a frame carries. The four top bits belong to framing, the
+// next four to heartbeats, the next four to streams.
+type frameType uint32
+
+const (
+	typeRequestHeader  frameType = 1 // endpoint name
+	typeRequest        frameType = 2 // protobuf
+	typeResponseHeader frameType = 3 // headerOK, or headerError and a text
+	typeResponse       frameType = 4 // protobuf
+	typeStream         frameType = 5
+
+	typeTrailer   frameType = 1 << 16 // text of the error that ended a message or stream
+	typeEnd       frameType = 1 << 17 // always empty
+	typeHeartbeat frameType = 1 << 24 // always empty
+	typeReset     frameType = 1 << 28 // always empty: its sender shuts the connection down
+)
+
+const (
+	headerOK    = "HANDLER OK\n"
+	headerError = "HANDLER ERROR:\n"
+)
+
+// headerSize is the size of a frame's header in bytes: type and payload length.
+const headerSize = 8
+
+func putHeader(b []byte, typ frameType, length int) {
+	binary.BigEndian.PutUint32(b, uint32(typ))
+	binary.BigEndian.PutUint32(b[4:], uint32(length))
+}
+
+func appendHeader(b []byte, typ frameType, length int) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(typ))
+	return binary.BigEndian.AppendUint32(b, uint32(length))
+}
+
+// appendMessage appends a whole message: its frames and the end frame.
+func appendMessage[B ~[]byte | ~string](b []byte, typ frameType, message B) []byte {
+	for len(message) > 0 {
+		n := min(len(message), frameSize)
+		b = appendHeader(b, typ, n)
+		b = append(b, message[:n]...)
+		message = message[n:]
+	}
+	return appendHeader(b, typeEnd, 0)
+}
+
+func parseHeader(b []byte) (frameType, int, error) {
+	typ, length := frameType(binary.BigEndian.Uint32(b)), binary.BigEndian.Uint32(b[4:])
+	if length > maxPayload {
+		return 0, 0, protocolError("frame of type %#x announces %d bytes", typ, length)
+	}
+	if length > 0 && typ >= typeEnd {
+		return 0, 0, protocolError("frame of type %#x has a payload", typ)
+	}
+	return typ, int(length), nil
+}
+
+// A frameReader cuts what it reads from src into frames. It is not safe for
+// concurrent use. Errors of src are returned as they are, but for io.EOF, which is
+// the end of a message or stream here and io.ErrUnexpectedEOF when it comes from src.
+type frameReader struct {
+	src  io.Reader
+	head [headerSize]byte // of the next frame
+	have int              // bytes of head that have been read
+	typ  frameType        // of the current frame
+	left int              // payload bytes of the current frame that have not been read
+}
+
+// read reads from a stream of frames of type typ, at least one byte. It returns
+// io.EOF at the end, and a RemoteError for an error trailer. It may use all of p,
+// as an io.Reader may.
+func (r *frameReader) read(typ frameType, p []byte) (int, error) {
+	for r.left == 0 {
+		if err := r.advance(typ); err != nil {
+			return 0, err
+		}
+	}
+	return r.payload(p)
+}
+
+// message reads a whole message. It allocates no more than has arrived.
+func (r *frameReader) message(typ frameType, limit int) ([]byte, error) {
+	var message []byte
+	for {
+		if err := r.advance(typ); err == io.EOF {
+			return message, nil
+		} else if err != nil {
+			return nil, err
+		}
+		var err error
+		if message, err = r.appendPayload(message, limit); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// advance goes to the next frame of a message or stream of type typ.
+func (r *frameReader) advance(typ frameType) error {
+	if err := r.next(); err != nil {
+		return err
+	}
+	switch r.typ {
+	case typ:
+		return nil
+	case typeEnd:
+		return io.EOF
+	case typeTrailer:
+		return r.trailer()
+	default:
+		return protocolError("frame of type %#x where %#x is expected", r.typ, typ)
+	}
+}
+
+// trailer reads the rest of an error trailer, whose first frame is the current one.
+func (r *frameReader) trailer() error {
+	var text []byte
+	for r.typ == typeTrailer {
+		var err error
+		if text, err = r.appendPayload(text, maxTrailer); err != nil {
+			return err
+		}
+		if err = r.next(); err != nil {
+			return err
+		}
+	}
+	if r.typ != typeEnd {
+		return protocolError("frame of type %#x in an error trailer", r.typ)
+	}
+	return remoteError(text)
+}
+
+// idle reads heartbeats for as long as nothing else comes in.
+func (r *frameReader) idle() error {
+	if err := r.next(); err != nil {
+		return err
+	}
+	return protocolError("frame of type %#x where none is expected", r.typ)
+}
+
+// next goes to the next frame other than a heartbeat. A reset is an error.
+func (r *frameReader) next() error {
+	for {
+		if err := r.header(); err != nil {
+			return err
+		}
+		switch r.typ {
+		case typeHeartbeat:
+		case typeReset:
+			return errReset
+		default:
+			return nil
+		}
+	}
+}
+
+func (r *frameReader) header() error {
+	for r.have < headerSize {
+		n, err := r.src.Read(r.head[r.have:])
+		r.have += n
+		if err != nil && r.have < headerSize {
+			return noEOF(err)
+		}
+	}
+	var err error
+	r.have = 0
+	r.typ, r.left, err = parseHeader(r.head[:])
+	return err
+}
+
+// payload reads once from the current frame, which must not be read up. Where p has
+// room behind the payload, the next header is read with it and kept, which saves a
+// system call a frame.
+func (r *frameReader) payload(p []byte) (int, error) {
+	n, err := r.src.Read(p[:min(len(p), r.left+headerSize)])
+	if n == 0 {
+		return 0, noEOF(err)
+	}
+	if n > r.left {
+		r.have = copy(r.head[:], p[r.left:n])
+		n = r.left
+	}
+	r.left -= n
+	return n, nil
+}
+
+// payloadStep is how far appendPayload trusts an announced length.
+const payloadStep = 64 << 10
+
+func (r *frameReader) appendPayload(b []byte, limit int) ([]byte, error) {
+	if len(b)+r.left > limit {
+		return nil, protocolError("message of type %#x is over its limit of %d bytes", r.typ, limit)
+	}
+	for r.left > 0 {
+		b = slices.Grow(b, min(r.left, payloadStep)+headerSize)
+		n, err := r.payload(b[len(b):cap(b)])
+		if err != nil {
+			return nil, err
+		}
+		b = b[:len(b)+n]
+	}
+	return b, nil
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,43 @@
+package dataconn
+
+import "time"
+
+// Sizes, in bytes.
+const (
+	// maxPayload bounds what one frame header may announce.
+	maxPayload = 16 << 20
+	// frameSize is the largest payload that is sent: what base peers send and expect.
+	frameSize = 512 << 10
+	// minFrameSize is how much of a stream is gathered before it goes out as a frame.
+	minFrameSize = 256 << 10
+
+	// The largest messages, by frame type. Base peers block on larger ones.
+	maxRequestHeader  = 32 << 10
+	maxRequest        = 4 << 20
+	maxResponseHeader = 32 << 10
+	maxResponse       = 8 << 20
+
+	// maxTrailer bounds the error text after a stream. Base peers set no limit and
+	// put the whole error output of a program into it.
+	maxTrailer = 1 << 20
+	// maxErrorText is what we send of an error, so that it fits a response header.
+	maxErrorText = maxResponseHeader - len(headerError)
+)
+
+const (
+	// heartbeatInterval is the silence after which a side sends a heartbeat.
+	heartbeatInterval = 5 * time.Second
+	// peerTimeout is the silence after which the peer is taken for gone.
+	peerTimeout = 10 * time.Second
+	// shutdownTimeout bounds an orderly end: the peer has had everything that matters.
+	shutdownTimeout = 10 * time.Second
+	// tick is how exactly the times above are kept. Reads and writes only set flags,
+	// which are looked at once a tick, so that no timer is reset on the way of the data.
+	tick = 500 * time.Millisecond
+	// resetTimeout bounds the reset frame of a connection that ends before its time:
+	// a courtesy that goes out at once or not at all.
+	resetTimeout = 100 * time.Millisecond
+	// readerGrace is how long a failed Receive waits for a Read of its stream that is
+	// still running, before it returns without it.
+	readerGrace = time.Second
+)

@@ -1,0 +1,188 @@
+package dataconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/transport"
+)
+
+// A Handler answers requests. Its context ends when the connection does, at the
+// latest when the method (and what it started) is no longer wanted. Of an error only
+// the text reaches the client.
+type Handler interface {
+	// Ping answers with the request's Message as Echo.
+	Ping(context.Context, *pdu.PingReq) (*pdu.PingRes, error)
+
+	// Send returns the stream to send, which must not be nil without an error. The
+	// stream is read to its end or until the connection ends, and closed after its
+	// last Read. A Read must end when the context does.
+	Send(context.Context, *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error)
+
+	// Receive reads the stream, which is also an io.WriterTo, to io.EOF. Any other
+	// error of the stream means that it is not complete: a RemoteError if the client
+	// could not read it. It must not be read after Receive has returned.
+	Receive(context.Context, *pdu.ReceiveReq, io.Reader) (*pdu.ReceiveRes, error)
+}
+
+// errNoEndpoint has the text that base peers send.
+var errNoEndpoint = errors.New("requested endpoint does not exist")
+
+// ServeConn answers the one request on wire with h and closes it. It returns when
+// h's method has and the wire is closed. The handler's context is derived from ctx;
+// the end of ctx ends the connection. A nil logger logs nothing.
+func ServeConn(ctx context.Context, wire transport.Wire, h Handler, logger *slog.Logger) {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	c := newConn(ctx, wire, true)
+	c.start()
+	if err := c.serve(h); err != nil {
+		c.cancel(err)
+		logger.Info("data request failed", "peer", wire.RemoteAddr(), "err", err)
+	}
+	<-c.ended
+}
+
+// serve answers the request. It returns the error that broke the request off; the
+// handler's own is an answer like any other.
+func (c *conn) serve(h Handler) error {
+	endpoint, request, err := c.readRequest()
+	if errors.Is(err, ErrProtocol) {
+		return errors.Join(err, c.answer(nil, err))
+	}
+	if err != nil {
+		return err
+	}
+	if endpoint != endpointRecv {
+		close(c.quiet)
+	}
+	body, stream, err := c.handle(h, endpoint, request)
+	if stream == nil {
+		return c.answer(body, err)
+	}
+	err = c.answerStream(body, stream)
+	stream.Close()
+	if err == nil {
+		// A slow client may need longer than an orderly end may take: it has the
+		// whole stream when it shuts the connection down.
+		<-c.ctx.Done()
+	}
+	return err
+}
+
+func (c *conn) readRequest() (endpoint string, request []byte, err error) {
+	header, err := c.in.message(typeRequestHeader, maxRequestHeader)
+	if err != nil {
+		return "", nil, fmt.Errorf("read request header: %w", err)
+	}
+	request, err = c.in.message(typeRequest, maxRequest)
+	if err != nil {
+		return "", nil, fmt.Errorf("read request: %w", err)
+	}
+	return string(header), request, nil
+}
+
+// handle calls the handler's method and encodes its response. The stream is nil for
+// an endpoint that does not send, and when there is an error.
+func (c *conn) handle(h Handler, endpoint string, request []byte) (body []byte, stream io.ReadCloser, err error) {
+	switch endpoint {
+	case endpointPing:
+		body, err = unary(c.ctx, request, h.Ping)
+	case endpointSend:
+		return c.handleSend(h, request)
+	case endpointRecv:
+		in := &inStream{c: c, atEnd: func() { close(c.quiet) }}
+		body, err = unary(c.ctx, request, func(ctx context.Context, req *pdu.ReceiveReq) (*pdu.ReceiveRes, error) {
+			return h.Receive(ctx, req, in)
+		})
+	default:
+		err = errNoEndpoint
+	}
+	return body, nil, err
+}
+
+func (c *conn) handleSend(h Handler, request []byte) ([]byte, io.ReadCloser, error) {
+	var stream io.ReadCloser
+	body, err := unary(c.ctx, request, func(ctx context.Context, req *pdu.SendReq) (res *pdu.SendRes, err error) {
+		res, stream, err = h.Send(ctx, req)
+		return res, err
+	})
+	if err == nil && stream == nil {
+		err = errors.New("the handler returned no stream")
+	}
+	if err != nil && stream != nil {
+		stream.Close()
+		stream = nil
+	}
+	return body, stream, err
+}
+
+// unary decodes a request, calls a handler's method and encodes its response.
+func unary[Req, Res any, ReqPtr message[Req], ResPtr message[Res]](
+	ctx context.Context, request []byte, method func(context.Context, ReqPtr) (ResPtr, error),
+) ([]byte, error) {
+	req := ReqPtr(new(Req))
+	if err := proto.Unmarshal(request, req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	res, err := method(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if res == nil {
+		return nil, errors.New("the handler returned no response")
+	}
+	return encode("response", res, maxResponse)
+}
+
+// message is a generated message type's pointer.
+type message[T any] interface {
+	*T
+	proto.Message
+}
+
+// encode refuses a message that the peer would have to refuse.
+func encode(what string, m proto.Message, limit int) ([]byte, error) {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", what, err)
+	}
+	if len(b) > limit {
+		return nil, fmt.Errorf("%s of %d bytes is over the limit of %d", what, len(b), limit)
+	}
+	return b, nil
+}
+
+// answer sends an answer without a stream, and begins the connection's end.
+func (c *conn) answer(body []byte, err error) error {
+	frames := success(body)
+	if err != nil {
+		frames = appendMessage(nil, typeResponseHeader, headerError+errorText(err))
+	}
+	if err := c.write(frames); err != nil {
+		return fmt.Errorf("send response: %w", err)
+	}
+	c.beginClose()
+	return nil
+}
+
+func (c *conn) answerStream(body []byte, stream io.Reader) error {
+	if err := c.write(success(body)); err != nil {
+		return fmt.Errorf("send response: %w", err)
+	}
+	if err := c.sendStream(stream, func(error) {}); err != nil {
+		return fmt.Errorf("send stream: %w", err)
+	}
+	return nil
+}
+
+func success(body []byte) []byte {
+	return appendMessage(appendMessage(nil, typeResponseHeader, headerOK), typeResponse, body)
+}
