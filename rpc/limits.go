@@ -1,0 +1,47 @@
+package rpc
+
+import "time"
+
+// What both ends of the control channel agree on. The times are the base
+// protocol's: another implementation ends a connection that breaks them.
+const (
+	// keepaliveIdle is how long a control connection is silent before a ping,
+	// also while no call runs.
+	keepaliveIdle = 5 * time.Second
+	// keepaliveTimeout is how long an answer to that ping may take.
+	keepaliveTimeout = 10 * time.Second
+	// keepaliveMinInterval is how often the peer may ping without being sent away.
+	keepaliveMinInterval = 2500 * time.Millisecond
+	// controlSilence is how long a client reads nothing before it gives the
+	// control connection up: the server's ping is due, and then its grace over.
+	// gRPC's own client would ping only every 10 s, whatever it is told.
+	controlSilence = keepaliveIdle + keepaliveTimeout
+)
+
+const (
+	// DefaultCallTimeout bounds a control call whose ClientOptions don't.
+	DefaultCallTimeout = 60 * time.Second
+	// connectTimeout bounds one attempt to connect: transport, version handshake
+	// and label.
+	connectTimeout = 20 * time.Second
+	// preambleTimeout bounds how long a labelled control connection may take to
+	// become HTTP/2.
+	preambleTimeout = 10 * time.Second
+	// reconnectFirst and reconnectMax space the attempts to connect anew after a
+	// failed one; calls in between fail at once with what failed last.
+	reconnectFirst = 500 * time.Millisecond
+	reconnectMax   = 10 * time.Second
+	// pingInterval spaces the pings of WaitForConnectivity.
+	pingInterval = 500 * time.Millisecond
+)
+
+const (
+	// maxMessage bounds a control message both ways, in bytes. A version takes
+	// about 100: half a million of them fit. (gRPC's default of 4 MiB ends at
+	// less than 50,000 with long names.)
+	maxMessage = 64 << 20
+	// maxStreams bounds the calls that run at once on one control connection;
+	// a client queues what is beyond. It bounds the memory that messages of
+	// maxMessage take.
+	maxStreams = 128
+)
