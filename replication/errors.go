@@ -1,0 +1,161 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/dualrepl/dualrepl/dataconn"
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/versionhandshake"
+)
+
+var (
+	// ErrDiverged: the receiver's newest snapshot is not on the sender. The error is
+	// a *DivergedError.
+	ErrDiverged = errors.New("sender and receiver have diverged")
+	// ErrProtocol: an endpoint's answer breaks its contract.
+	ErrProtocol = errors.New("answer breaks the protocol")
+	// ErrInitial: the receiver has no version, and the policy is InitialFail.
+	ErrInitial = errors.New("the receiver has no version yet, and the initial policy is to fail")
+	// ErrOccupied: the sender has a placeholder where the receiver has a real filesystem.
+	ErrOccupied = errors.New("the receiver has a real filesystem where the sender has a placeholder")
+	// ErrParent: the filesystem's parent, which has to come first, could not be replicated.
+	ErrParent = errors.New("its parent was not replicated")
+)
+
+// DivergedError lists what both sides have. It is ErrDiverged.
+type DivergedError struct {
+	Filesystem string
+	Common     *pdu.FilesystemVersion   // the newest version on both sides; nil: none
+	Sender     []*pdu.FilesystemVersion // all of the sender's, oldest first
+	Receiver   []*pdu.FilesystemVersion // all of the receiver's snapshots, oldest first
+}
+
+// Error names the newest versions of both sides.
+func (e *DivergedError) Error() string {
+	common := "no version is on both sides"
+	if e.Common != nil {
+		common = "the newest version on both sides is " + versionName(e.Common)
+	}
+	return fmt.Sprintf("filesystem %q: %v: %s; sender has %s; receiver has %s",
+		e.Filesystem, ErrDiverged, common, newestNames(e.Sender), newestNames(e.Receiver))
+}
+
+// Is makes errors.Is find ErrDiverged.
+func (e *DivergedError) Is(target error) bool { return target == ErrDiverged }
+
+// newestNames names the last few versions: a list of thousands is no message.
+func newestNames(versions []*pdu.FilesystemVersion) string {
+	const shown = 10
+	if len(versions) == 0 {
+		return "none"
+	}
+	var b strings.Builder
+	if older := len(versions) - shown; older > 0 {
+		fmt.Fprintf(&b, "%d older, ", older)
+		versions = versions[older:]
+	}
+	for i, v := range versions {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s (guid %016x)", versionName(v), v.GetGuid())
+	}
+	return b.String()
+}
+
+// versionName is "@name" for a snapshot, "#name" for a bookmark, "" for none.
+func versionName(v *pdu.FilesystemVersion) string {
+	switch {
+	case v == nil:
+		return ""
+	case v.Type == pdu.FilesystemVersion_Bookmark:
+		return "#" + v.Name
+	}
+	return "@" + v.Name
+}
+
+// transientErrors are lost connections, whoever noticed first, and calls that ended
+// although our own context lives.
+var transientErrors = []error{
+	endpoint.ErrBusy,
+	io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed,
+	os.ErrDeadlineExceeded, context.DeadlineExceeded, context.Canceled,
+	syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED, syscall.EPIPE,
+	syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN,
+}
+
+// permanentErrors are what another attempt cannot change, even where a lost
+// connection is in the chain as well.
+var permanentErrors = []error{
+	ErrProtocol, ErrDiverged, dataconn.ErrProtocol, versionhandshake.ErrVersion,
+	endpoint.ErrNotFound, endpoint.ErrInvalid, endpoint.ErrNoSpace, endpoint.ErrStaleToken,
+	endpoint.ErrPermission, endpoint.ErrUnimplemented, endpoint.ErrFailedPrecondition,
+	syscall.ENOSPC, syscall.EDQUOT,
+}
+
+func isAny(err error, targets []error) bool {
+	for _, target := range targets {
+		if errors.Is(err, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// isTransient reports whether the same may succeed later. It is asked only while our
+// own context lives.
+func isTransient(err error) bool {
+	if isAny(err, permanentErrors) {
+		return false
+	}
+	if isAny(err, transientErrors) {
+		return true
+	}
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Aborted, codes.Canceled:
+		return true
+	}
+	if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
+		return true
+	}
+	return isConnectionError(err) || mentions(err, endpoint.ErrBusy)
+}
+
+func isConnectionError(err error) bool {
+	var opErr *net.OpError
+	var connErr *dataconn.ConnError
+	return errors.As(err, &opErr) || errors.As(err, &connErr)
+}
+
+// mentions finds a sentinel that crossed the data channel, where errors arrive as
+// their text and nothing else.
+func mentions(err, sentinel error) bool {
+	var remote *dataconn.RemoteError
+	return errors.As(err, &remote) && strings.Contains(remote.Text, sentinel.Error())
+}
+
+// tokenAtFault reports whether a step's permanent error may be its resume token's. A
+// peer of the base protocol does not say so; anything that is not clearly something
+// else counts, because a token that is kept in vain would fail its filesystem for ever.
+func tokenAtFault(err error) bool {
+	if isTransient(err) || isAny(err, []error{syscall.ENOSPC, syscall.EDQUOT}) {
+		return false
+	}
+	for _, other := range []error{endpoint.ErrNoSpace, endpoint.ErrPermission, endpoint.ErrUnimplemented} {
+		if errors.Is(err, other) || mentions(err, other) {
+			return false
+		}
+	}
+	return true
+}
