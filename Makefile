@@ -1,7 +1,7 @@
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: help build test race lint generate check-generated fuzz bench ci
+.PHONY: help build test test-reflink race lint generate check-generated fuzz bench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,9 @@ build: ## Build the program as ./dualrepl
 
 test: ## Run all tests (kill, disk-full and hostile-peer tests included)
 	go test ./...
+
+test-reflink: ## Test the dir endpoint on loop-mounted XFS and btrfs (root)
+	./scripts/test-reflink
 
 race: ## Run all tests under the race detector
 	go test -race ./...

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -103,7 +104,7 @@ func pump(dst, src net.Conn, count func(int)) {
 			src.Close()
 			return
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			dst.(*net.TCPConn).CloseWrite()
 			return
 		}
