@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/daemon"
+	"github.com/dualrepl/dualrepl/internal/terminal"
+)
+
+func newListCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list [JOB]",
+		Short: "List the versions in the store of a job, or of all jobs",
+		Long: `Lists filesystems and their versions: what the snapshots of a push, source or snap job
+are, or what a sink or pull job has received. A sink's filesystems begin with the
+identity of the client that pushed them. Names with # are bookmarks: replication
+cursors, which have no files.`,
+		Example: `  dualrepl list
+  dualrepl list backups
+  dualrepl list backups --json | jq -r '.[].filesystems[].versions[-1].name'`,
+		Args: arguments("[JOB]"),
+	}
+	asJSON := addJSONFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		jobs, err := a.jobs(cmd.ErrOrStderr(), args)
+		if err != nil {
+			return err
+		}
+		results := make([]listResult, len(jobs))
+		for i, job := range jobs {
+			if results[i], err = newListResult(job); err != nil {
+				return err
+			}
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), results)
+		}
+		for _, r := range results {
+			if err := printList(cmd.OutOrStdout(), r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// jobs are the one that is named, or all.
+func (a *app) jobs(stderr io.Writer, args []string) ([]*daemon.Job, error) {
+	logger := foregroundLogger(stderr)
+	if len(args) > 0 {
+		job, err := a.job(args[0], logger)
+		return []*daemon.Job{job}, err
+	}
+	cfg, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	return daemon.OpenAll(cfg, logger), nil
+}
+
+// listResult is a job's store, for scripts.
+type listResult struct {
+	Job         string           `json:"job"`
+	Type        string           `json:"type"`
+	Store       string           `json:"store"`
+	Filesystems []listFilesystem `json:"filesystems"`
+}
+
+type listFilesystem struct {
+	Name     string        `json:"name"`
+	Versions []listVersion `json:"versions"` // oldest first
+}
+
+type listVersion struct {
+	Type         string    `json:"type"` // snapshot or bookmark
+	Name         string    `json:"name"`
+	GUID         string    `json:"guid"` // hexadecimal
+	Creation     time.Time `json:"creation"`
+	Files        int64     `json:"files"`
+	Bytes        int64     `json:"bytes"`
+	Inconsistent bool      `json:"inconsistent"` // lacks something, or has it from another moment
+}
+
+func newListResult(job *daemon.Job) (listResult, error) {
+	r := listResult{Job: job.Name(), Type: job.Type(), Store: job.Store(), Filesystems: []listFilesystem{}}
+	list, err := job.List()
+	for _, fs := range list {
+		item := listFilesystem{Name: fs.Name, Versions: []listVersion{}}
+		for _, v := range fs.Versions {
+			item.Versions = append(item.Versions, newListVersion(v))
+		}
+		r.Filesystems = append(r.Filesystems, item)
+	}
+	return r, err
+}
+
+func newListVersion(v dir.StoredVersion) listVersion {
+	kind := "snapshot"
+	if v.Bookmark {
+		kind = "bookmark"
+	}
+	return listVersion{
+		Type: kind, Name: v.Name, GUID: guid(v.GUID), Creation: v.Creation.UTC(),
+		Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent,
+	}
+}
+
+// separators stand between a filesystem and its version, by the version's type.
+var separators = map[string]string{"snapshot": "@", "bookmark": "#"}
+
+func printList(w io.Writer, r listResult) error {
+	fmt.Fprintf(w, "%s (%s, %s)\n", r.Job, r.Type, r.Store)
+	if len(r.Filesystems) == 0 {
+		_, err := fmt.Fprintln(w, "  no versions yet")
+		return err
+	}
+	rows := [][]string{{"  VERSION", "CREATED", "FILES", "SIZE", "GUID", ""}}
+	for _, fs := range r.Filesystems {
+		for _, v := range fs.Versions {
+			mark := ""
+			if v.Inconsistent {
+				mark = "inconsistent"
+			}
+			rows = append(rows, []string{
+				"  " + fs.Name + separators[v.Type] + v.Name,
+				v.Creation.Local().Format(time.DateTime),
+				strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes)), v.GUID, mark,
+			})
+		}
+	}
+	return printTable(w, rows)
+}

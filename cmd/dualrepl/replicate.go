@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dualrepl/dualrepl/internal/daemon"
+	"github.com/dualrepl/dualrepl/internal/terminal"
+	"github.com/dualrepl/dualrepl/replication"
+)
+
+func newReplicateCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replicate JOB",
+		Short: "Replicate a push or pull job once, in the foreground",
+		Long: `Replicates what the sender has and the receiver does not, once, with a progress bar on
+a terminal. It takes no snapshot (see dualrepl snapshot) and may run beside the daemon.
+
+When it is interrupted, the next replication goes on where this one stopped.`,
+		Example: `  dualrepl snapshot docs && dualrepl replicate docs
+  dualrepl replicate docs --json | jq .channels`,
+		Args: arguments("JOB"),
+	}
+	asJSON := addJSONFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		bars := terminal.NewProgress(cmd.ErrOrStderr())
+		defer bars.Close()
+		job, err := a.job(args[0], foregroundLogger(bars))
+		if err != nil {
+			return err
+		}
+		result, err := job.Replicate(cmd.Context(), newFollower(bars).follow)
+		bars.Close()
+		if result == nil {
+			return err
+		}
+		return firstError(err, printReplication(cmd.OutOrStdout(), result, *asJSON))
+	}
+	return cmd
+}
+
+// follower draws a replication: a bar for each step, named as the step is.
+type follower struct {
+	bars    *terminal.Progress
+	running map[string]bool // bars of steps that run
+}
+
+func newFollower(bars *terminal.Progress) *follower {
+	return &follower{bars: bars, running: make(map[string]bool)}
+}
+
+// follow is called with each state of the replication.
+func (f *follower) follow(p replication.Progress) {
+	ended := f.running
+	f.running = make(map[string]bool)
+	for _, step := range p.Running {
+		name := step.Filesystem + step.To
+		f.bars.Set(name, step.Bytes, step.Expected)
+		f.running[name] = true
+		delete(ended, name)
+	}
+	for name := range ended {
+		f.bars.Complete(name)
+	}
+}
+
+func printReplication(w io.Writer, r *daemon.Replication, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, r)
+	}
+	for _, fs := range r.Filesystems {
+		printFilesystem(w, fs)
+	}
+	return nil
+}
+
+// printFilesystem leaves errors out: the command ends with them.
+func printFilesystem(w io.Writer, fs replication.FilesystemReport) {
+	for _, step := range fs.Steps {
+		printStep(w, fs.Filesystem, step)
+	}
+	if fs.State == replication.StateDone && len(fs.Steps) == 0 {
+		fmt.Fprintf(w, "%s: up to date\n", fs.Filesystem)
+	}
+	for _, note := range fs.Notes {
+		fmt.Fprintf(w, "%s: note: %s\n", fs.Filesystem, note)
+	}
+}
+
+func printStep(w io.Writer, filesystem string, step replication.StepReport) {
+	what := "in full"
+	if step.From != "" {
+		what = "since " + step.From
+	}
+	if step.Resumed {
+		what += ", resumed"
+	}
+	fmt.Fprintf(w, "%s%s %s: %s in %s\n", filesystem, step.To, what,
+		terminal.Bytes(step.Bytes), terminal.Duration(step.Duration.Round(time.Millisecond)))
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dualrepl/dualrepl/internal/daemon"
+	"github.com/dualrepl/dualrepl/internal/terminal"
+)
+
+func newSnapshotCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "snapshot JOB",
+		Short: "Take a snapshot of each of a job's directories now",
+		Long: `Takes a snapshot of each directory of a push, source or snap job, all of one name: the
+job's prefix and the time in UTC. It may run beside the daemon.
+
+Files are read again if they changed by inode, size, mtime or ctime. What could not be
+read, or kept changing while it was read, is listed; the snapshot is taken nevertheless.`,
+		Example: `  dualrepl snapshot docs
+  dualrepl snapshot docs --full --json`,
+		Args: arguments("JOB"),
+	}
+	full := cmd.Flags().Bool("full", false, "read every file again, also those that look unchanged")
+	asJSON := addJSONFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		job, err := a.job(args[0], foregroundLogger(cmd.ErrOrStderr()))
+		if err != nil {
+			return err
+		}
+		taken, err := job.Snapshot(cmd.Context(), *full)
+		if taken == nil {
+			return err
+		}
+		return firstError(err, printSnapshots(cmd, taken, *asJSON))
+	}
+	return cmd
+}
+
+// snapshotResult is a daemon.Snapshot for scripts.
+type snapshotResult struct {
+	Filesystem   string   `json:"filesystem"`
+	Version      string   `json:"version"`
+	GUID         string   `json:"guid"` // hexadecimal
+	Files        int64    `json:"files"`
+	Bytes        int64    `json:"bytes"`
+	Changed      int64    `json:"changed"` // files that were read
+	Sockets      int      `json:"sockets"` // left out
+	Inconsistent []string `json:"inconsistent"`
+	Notes        []string `json:"notes"`
+	Error        string   `json:"error,omitempty"` // not empty: not taken
+}
+
+func newSnapshotResult(s daemon.Snapshot) snapshotResult {
+	r := snapshotResult{Filesystem: s.Filesystem, Version: s.Version, Inconsistent: []string{}, Notes: []string{}}
+	if s.Err != nil {
+		r.Error = s.Err.Error()
+		return r
+	}
+	r.GUID = guid(s.Report.GUID)
+	r.Files, r.Bytes, r.Changed, r.Sockets = s.Report.Files, s.Report.Bytes, s.Report.Changed, s.Report.Sockets
+	r.Inconsistent = append(r.Inconsistent, s.Report.Inconsistent...)
+	r.Notes = append(r.Notes, s.Report.Notes...)
+	return r
+}
+
+func printSnapshots(cmd *cobra.Command, taken []daemon.Snapshot, asJSON bool) error {
+	results := make([]snapshotResult, len(taken))
+	for i, s := range taken {
+		results[i] = newSnapshotResult(s)
+	}
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), results)
+	}
+	for _, r := range results {
+		if r.Error == "" {
+			printSnapshot(cmd.OutOrStdout(), cmd.ErrOrStderr(), r)
+		}
+	}
+	return nil
+}
+
+func printSnapshot(stdout, stderr io.Writer, r snapshotResult) {
+	name := r.Filesystem + "@" + r.Version
+	fmt.Fprintf(stdout, "%s: %s, %s, %d of them read\n",
+		name, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)), r.Changed)
+	if r.Sockets > 0 {
+		fmt.Fprintf(stdout, "  %s left out\n", counted(r.Sockets, "socket"))
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintln(stdout, "  note:", note)
+	}
+	printSome(stderr, name+" does not have as it was:", r.Inconsistent)
+}

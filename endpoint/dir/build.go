@@ -1,0 +1,390 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/pdu"
+)
+
+// errContent is in the chain if a file's content is not what its manifest says.
+var errContent = errors.New("content does not match its digest")
+
+// assembler makes the tree of a version from the tree of the one before and the
+// literals of a stream. It goes through the entries in the manifest's order, so
+// that the number of bytes received says what is done.
+type assembler struct {
+	ctx      context.Context
+	io       *fileIO
+	from, to *Manifest
+	plan     *Plan
+	part     *partial
+	body     io.Reader
+
+	fromTree *treeCursor // nil: a full step
+	tree     *treeCursor
+	again    *treeCursor // also the new tree: files that are reused in it
+
+	at     int64             // place in the body of the entry at hand
+	groups map[uint64]string // path of the first name of each link group
+}
+
+// manifest receives the manifest of the new version. One that is wrong is received
+// again from its start.
+func (a *assembler) manifest(h streamHeader, to *pdu.FilesystemVersion) error {
+	delta, err := a.part.readDelta(a.ctx, a.body, h.BodyLength)
+	if err != nil {
+		return err
+	}
+	if err := a.decode(h, to, delta); err != nil {
+		return errors.Join(fmt.Errorf("manifest: %w", err), a.part.rewind(0))
+	}
+	a.at = deltaPrefixLen + int64(len(delta))
+	return nil
+}
+
+func (a *assembler) decode(h streamHeader, to *pdu.FilesystemVersion, delta []byte) (err error) {
+	if a.to, err = applyDelta(a.from, delta, h.ToDigest); err != nil {
+		return err
+	}
+	if a.to.GUID != h.ToGUID || a.to.Name != to.GetName() {
+		return fmt.Errorf("%w: the stream is of version %q with GUID %#x", endpoint.ErrInvalid, a.to.Name, a.to.GUID)
+	}
+	a.plan = NewPlan(a.from, a.to)
+	if want := deltaPrefixLen + int64(len(delta)) + a.plan.Literal; h.BodyLength != want {
+		return fmt.Errorf("%w: the stream's body has %d bytes, the step %d", endpoint.ErrInvalid, h.BodyLength, want)
+	}
+	return nil
+}
+
+// build builds the tree in the partial's directory.
+func (a *assembler) build() error {
+	for _, c := range []**treeCursor{&a.tree, &a.again} {
+		top, err := openTreeDir(a.part.root, buildName+"/"+treeName)
+		if err != nil {
+			return err
+		}
+		*c = newTreeCursor(top)
+		defer top.Close()
+		defer (*c).leave()
+	}
+	a.io = newFileIOIn(a.tree.top.root)
+	return a.run()
+}
+
+// run builds all of the tree, or what a broken receive left to build.
+func (a *assembler) run() error {
+	first := a.resumeAt()
+	files := a.plan.Files
+	for i := range a.to.Entries {
+		e := &a.to.Entries[i]
+		var file FilePlan
+		if len(files) > 0 && files[0].Entry == i {
+			file, files = files[0], files[1:]
+		} else {
+			file = FilePlan{FromFile: -1, ToFile: -1}
+		}
+		start := a.at
+		if i >= first {
+			if err := a.entry(e, file); err != nil {
+				return a.broken(e, start, err)
+			}
+		}
+		a.at = start + file.Literal
+		if _, ok := a.groups[e.LinkGroup]; !ok && e.LinkGroup != 0 {
+			a.groups[e.LinkGroup] = e.Path
+		}
+	}
+	return a.dirTimes()
+}
+
+// broken names the entry. A file with wrong content is received again from its
+// start, lest a resumed step meets the same bytes for ever.
+func (a *assembler) broken(e *Entry, start int64, err error) error {
+	err = fmt.Errorf("%q: %w", e.Path, err)
+	if errors.Is(err, errContent) {
+		err = errors.Join(err, a.part.rewind(min(start, a.part.pos)))
+	}
+	return err
+}
+
+// resumeAt finds the first entry that may be incomplete: the file that has the last
+// byte received, for its digest may not have been checked yet. All before it are done.
+func (a *assembler) resumeAt() int {
+	end := a.at
+	if a.part.pos <= end {
+		return 0
+	}
+	for _, f := range a.plan.Files {
+		if end += f.Literal; f.Literal > 0 && end >= a.part.pos {
+			return f.Entry
+		}
+	}
+	return len(a.to.Entries)
+}
+
+func (a *assembler) entry(e *Entry, file FilePlan) error {
+	if err := a.ctx.Err(); err != nil {
+		return context.Cause(a.ctx)
+	}
+	dir, name, err := a.tree.parent(e.Path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case e.Type == TypeDir:
+		return a.dir(dir, name, e)
+	case !e.inTree():
+		return nil
+	}
+	if a.part.resumed && a.part.pos <= a.at {
+		if err := dir.remove(name); err != nil {
+			return err
+		}
+	}
+	linked, err := a.node(dir, name, e, file)
+	if err != nil || linked {
+		return err
+	}
+	return dir.dress(name, e)
+}
+
+// inTree says whether trees have this entry.
+func (e *Entry) inTree() bool {
+	return e.Type == TypeFile || e.Type == TypeDir || e.Type == TypeSymlink
+}
+
+func (a *assembler) dir(dir *treeDir, name string, e *Entry) error {
+	if e.Path != "" {
+		err := dir.root.Mkdir(name, 0o700)
+		if err != nil && !(a.part.resumed && errors.Is(err, os.ErrExist)) {
+			return err
+		}
+	}
+	return dir.dress(name, e) // its time again in dirTimes
+}
+
+// node makes a file or a symbolic link; a tree has no FIFOs and devices, these are in
+// the manifest only. linked says that it is an older file's further name, whose
+// metadata stays as it is.
+func (a *assembler) node(dir *treeDir, name string, e *Entry, file FilePlan) (linked bool, err error) {
+	if first, ok := a.groups[e.LinkGroup]; ok {
+		return true, a.linkName(dir, name, first)
+	}
+	if e.Type == TypeSymlink {
+		return false, dir.root.Symlink(e.Target, name)
+	}
+	return a.file(dir, name, e, file)
+}
+
+// linkName makes a further name of the file at first.
+func (a *assembler) linkName(dir *treeDir, name, first string) error {
+	src, srcName, err := a.again.parent(first)
+	if err != nil {
+		return err
+	}
+	return dir.link(src, srcName, name)
+}
+
+func (a *assembler) file(dir *treeDir, name string, e *Entry, file FilePlan) (linked bool, err error) {
+	switch {
+	case file.FromFile >= 0:
+		return a.reuse(a.fromTree, &a.from.Entries[file.FromFile], dir, name, e)
+	case file.ToFile >= 0:
+		return a.reuse(a.again, &a.to.Entries[file.ToFile], dir, name, e)
+	default:
+		return false, a.write(dir, name, e, file)
+	}
+}
+
+func (a *assembler) reuse(tree *treeCursor, same *Entry, dir *treeDir, name string, e *Entry) (linked bool, err error) {
+	if same.Size != e.Size {
+		return false, fmt.Errorf("%w: %q has the same digest and another size", errContent, same.Path)
+	}
+	src, srcName, err := tree.parent(same.Path)
+	if err != nil {
+		return false, err
+	}
+	return a.io.reuse(a.ctx, src, srcName, dir, name, e.Hash)
+}
+
+// dirTimes sets the times of directories, which were changed by what was put into
+// them; the innermost first.
+func (a *assembler) dirTimes() error {
+	for i := len(a.to.Entries) - 1; i >= 0; i-- {
+		e := &a.to.Entries[i]
+		if e.Type != TypeDir {
+			continue
+		}
+		dir, name, err := a.tree.parent(e.Path)
+		if err != nil {
+			return err
+		}
+		if err := dir.chtimes(name, e.MtimeSec, int64(e.MtimeNsec)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write makes a file from its extents and checks its digest.
+func (a *assembler) write(dir *treeDir, name string, e *Entry, file FilePlan) error {
+	dst, err := a.open(dir, name)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	s.hash.Reset()
+	w := &fileWriter{assembler: a, scratch: s, dst: dst}
+	defer w.close()
+	if err := w.extents(e, file.Extents); err != nil {
+		return err
+	}
+	if err := dst.Truncate(e.Size); err != nil {
+		return err
+	}
+	if Digest(s.hash.Sum(nil)) != e.Hash {
+		return errContent
+	}
+	return nil
+}
+
+// open opens the file to write: a new one, or the one that has literals already.
+func (a *assembler) open(dir *treeDir, name string) (*os.File, error) {
+	if a.part.pos <= a.at || !a.part.resumed {
+		return dir.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	st, err := dir.root.Lstat(name)
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("the file to continue is a %s", st.Mode().Type())
+	}
+	if err == nil { // the mode of a finished file forbids writing
+		err = dir.root.Chmod(name, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errContent, err)
+	}
+	return dir.root.OpenFile(name, os.O_RDWR, 0)
+}
+
+// fileWriter puts one file together.
+type fileWriter struct {
+	*assembler
+	*scratch
+	dst *os.File
+	old *os.File // the same path in the version before; opened for the first copy
+	off int64    // what lies before is hashed
+}
+
+func (w *fileWriter) close() {
+	if w.old != nil {
+		w.old.Close()
+	}
+}
+
+func (w *fileWriter) extents(e *Entry, extents []Extent) error {
+	for _, x := range extents {
+		if err := w.skip(x.Off); err != nil {
+			return err
+		}
+		if x.Literal {
+			if err := w.literal(x.Len); err != nil {
+				return err
+			}
+		} else if err := w.copy(e.Path, x); err != nil {
+			return err
+		}
+	}
+	return w.skip(e.Size)
+}
+
+// skip leaves a hole up to off.
+func (w *fileWriter) skip(off int64) error {
+	err := hashZeros(w.ctx, w.hash, off-w.off)
+	w.off = off
+	return err
+}
+
+// literal takes the next n bytes of the body: those that were received before the
+// step broke from the file, the others from the stream.
+func (w *fileWriter) literal(n int64) error {
+	for n > 0 {
+		if w.ctx.Err() != nil {
+			return context.Cause(w.ctx)
+		}
+		p := w.buf[:min(n, int64(len(w.buf)))]
+		if have := w.part.pos - w.at; have > 0 {
+			p = p[:min(int64(len(p)), have)]
+			if err := readAt(w.dst, p, w.off); err != nil {
+				return err
+			}
+		} else if err := w.part.receive(w.body, p, w.dst, w.off); err != nil {
+			return err
+		}
+		w.hash.Write(p)
+		n -= int64(len(p))
+		w.off += int64(len(p))
+		w.at += int64(len(p))
+	}
+	return nil
+}
+
+// copy takes an extent from the version before.
+func (w *fileWriter) copy(path string, x Extent) error {
+	if w.old == nil {
+		dir, name, err := w.fromTree.parent(path)
+		if err != nil {
+			return err
+		}
+		if w.old, err = dir.openRegular(name); err != nil {
+			return err
+		}
+	}
+	end := x.Off + x.Len
+	from, shared := w.io.cloneRange(w.old, w.dst, x.FromOff, x.Off, x.Len)
+	delta := x.FromOff - x.Off
+	if err := w.copyTo(from, delta, true); err != nil {
+		return err
+	}
+	if err := w.copyTo(shared, delta, false); err != nil {
+		return err
+	}
+	return w.copyTo(end, delta, true)
+}
+
+// copyTo hashes, and writes if need be, what the old file has delta bytes further
+// on, up to end of the new one.
+func (w *fileWriter) copyTo(end, delta int64, write bool) error {
+	for w.off < end {
+		if w.ctx.Err() != nil {
+			return context.Cause(w.ctx)
+		}
+		p := w.buf[:min(end-w.off, int64(len(w.buf)))]
+		if err := readAt(w.old, p, w.off+delta); err != nil {
+			return err
+		}
+		if write {
+			if _, err := w.dst.WriteAt(p, w.off); err != nil {
+				return err
+			}
+		}
+		w.hash.Write(p)
+		w.off += int64(len(p))
+	}
+	return nil
+}
+
+// readAt fills p. A file that ends too early has the wrong content.
+func readAt(f *os.File, p []byte, off int64) error {
+	_, err := f.ReadAt(p, off)
+	if err == io.EOF {
+		return fmt.Errorf("%w: %s ends at %d", errContent, f.Name(), off)
+	}
+	return err
+}

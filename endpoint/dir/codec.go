@@ -1,0 +1,420 @@
+package dir
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/zeebo/blake3"
+)
+
+// manifestMagic opens an encoded manifest.
+const manifestMagic = "DRMANI1\n"
+
+// maxHeaderBytes is more than the longest header of a manifest: magic, five
+// integers, a name, flags, the number of entries.
+const maxHeaderBytes = 512
+
+// The shortest encodings of repeated parts: what is left of the input bounds their
+// number.
+const (
+	minEntryBytes = 10
+	minPathBytes  = 2
+	minXattrBytes = 2
+	minHoleBytes  = 2
+	chunkBytes    = 1 + 16
+)
+
+const flagInconsistent = 1
+
+// An encoder appends integers as varints, everything else with its length. Paths
+// share their beginning with the path before.
+type encoder struct {
+	buf  []byte
+	last string // path
+}
+
+func (e *encoder) uint(v uint64) { e.buf = binary.AppendUvarint(e.buf, v) }
+func (e *encoder) int(v int64)   { e.buf = binary.AppendVarint(e.buf, v) }
+
+func (e *encoder) string(s string) {
+	e.uint(uint64(len(s)))
+	e.buf = append(e.buf, s...)
+}
+
+func (e *encoder) path(path string) {
+	n := 0
+	for n < min(len(path), len(e.last)) && path[n] == e.last[n] {
+		n++
+	}
+	e.uint(uint64(n))
+	e.string(path[n:])
+	e.last = path
+}
+
+func (e *encoder) header(m *Manifest) {
+	e.string(m.Name)
+	e.uint(m.GUID)
+	e.uint(m.CreateTXG)
+	e.int(m.Creation)
+	e.uint(flags(m.Inconsistent))
+	e.uint(uint64(m.Files))
+	e.uint(uint64(m.Bytes))
+}
+
+func flags(inconsistent bool) uint64 {
+	if inconsistent {
+		return flagInconsistent
+	}
+	return 0
+}
+
+func (e *encoder) entry(x *Entry) {
+	e.path(x.Path)
+	e.uint(flags(x.Inconsistent)<<3 | uint64(x.Type))
+	e.uint(uint64(x.Mode))
+	e.uint(uint64(x.UID))
+	e.uint(uint64(x.GID))
+	e.int(x.MtimeSec)
+	e.uint(uint64(x.MtimeNsec))
+	e.uint(x.LinkGroup)
+	e.uint(uint64(len(x.Xattrs)))
+	for _, a := range x.Xattrs {
+		e.string(a.Name)
+		e.string(string(a.Value))
+	}
+	switch x.Type {
+	case TypeFile:
+		e.content(x)
+	case TypeSymlink:
+		e.string(x.Target)
+	case TypeCharDevice, TypeBlockDevice:
+		e.uint(x.Rdev)
+	}
+}
+
+func (e *encoder) content(x *Entry) {
+	e.uint(uint64(x.Size))
+	e.buf = append(e.buf, x.Hash[:]...)
+	e.uint(uint64(len(x.Holes)))
+	for _, h := range x.Holes {
+		e.uint(uint64(h.Off))
+		e.uint(uint64(h.Len))
+	}
+	e.uint(uint64(len(x.Chunks)))
+	for _, c := range x.Chunks {
+		e.uint(uint64(c.Len))
+		e.buf = append(e.buf, c.Hash[:]...)
+	}
+}
+
+// Encode returns the canonical bytes of a manifest and sets its Digest, Files and Bytes.
+func (m *Manifest) Encode() []byte {
+	m.count()
+	e := encoder{buf: make([]byte, 0, maxHeaderBytes+128*len(m.Entries))}
+	e.buf = append(e.buf, manifestMagic...)
+	e.header(m)
+	e.uint(uint64(len(m.Entries)))
+	for i := range m.Entries {
+		e.entry(&m.Entries[i])
+	}
+	m.Digest = blake3.Sum256(e.buf)
+	return append(e.buf, m.Digest[:]...)
+}
+
+var errMalformed = errors.New("malformed")
+
+// A decoder is the reverse of an encoder. Its first error sticks; after it
+// everything reads as zero. It refuses what an encoder would not have written.
+type decoder struct {
+	rest []byte
+	last string // path
+	err  error
+}
+
+func (d *decoder) fail() {
+	if d.err == nil {
+		d.err = errMalformed
+	}
+	d.rest = nil
+}
+
+// uint reads an integer of at most limit.
+func (d *decoder) uint(limit uint64) uint64 {
+	v, n := binary.Uvarint(d.rest)
+	if n <= 0 || v > limit || n > 1 && d.rest[n-1] == 0 {
+		d.fail()
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) int() int64 {
+	u := d.uint(math.MaxUint64)
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+// count reads the number of parts that follow, each of at least size bytes.
+func (d *decoder) count(size int) int {
+	return int(d.uint(uint64(len(d.rest) / size)))
+}
+
+func (d *decoder) take(n int) []byte {
+	if n > len(d.rest) {
+		d.fail()
+		return nil
+	}
+	p := d.rest[:n]
+	d.rest = d.rest[n:]
+	return p
+}
+
+// string reads one of at most limit bytes.
+func (d *decoder) string(limit int) string {
+	return string(d.take(int(d.uint(uint64(limit)))))
+}
+
+func (d *decoder) path() string {
+	n := int(d.uint(uint64(len(d.last))))
+	suffix := d.string(MaxPathBytes)
+	if d.err != nil {
+		return ""
+	}
+	if n < len(d.last) && suffix != "" && suffix[0] == d.last[n] {
+		d.fail() // could have shared more
+	}
+	d.last = d.last[:n] + suffix
+	return d.last
+}
+
+func (d *decoder) header() *Manifest {
+	return &Manifest{
+		Name:         d.string(MaxNameBytes),
+		GUID:         d.uint(math.MaxUint64),
+		CreateTXG:    d.uint(math.MaxUint64),
+		Creation:     d.int(),
+		Inconsistent: d.uint(flagInconsistent) != 0,
+		Files:        int64(d.uint(math.MaxInt64)),
+		Bytes:        int64(d.uint(math.MaxInt64)),
+	}
+}
+
+func (d *decoder) entries() []Entry {
+	entries := make([]Entry, d.count(minEntryBytes))
+	for i := range entries {
+		d.entry(&entries[i])
+		if d.err != nil {
+			return nil
+		}
+	}
+	return entries
+}
+
+func (d *decoder) entry(x *Entry) {
+	x.Path = d.path()
+	tag := d.uint(flagInconsistent<<3 | 7)
+	x.Type, x.Inconsistent = EntryType(tag&7), tag>>3 != 0
+	x.Mode = uint32(d.uint(0o7777))
+	x.UID = uint32(d.uint(math.MaxUint32))
+	x.GID = uint32(d.uint(math.MaxUint32))
+	x.MtimeSec = d.int()
+	x.MtimeNsec = uint32(d.uint(1e9 - 1))
+	x.LinkGroup = d.uint(math.MaxUint64)
+	for range d.count(minXattrBytes) {
+		name := d.string(MaxNameBytes)
+		x.Xattrs = append(x.Xattrs, Xattr{Name: name, Value: []byte(d.string(MaxXattrBytes))})
+	}
+	switch x.Type {
+	case TypeFile:
+		d.content(x)
+	case TypeSymlink:
+		x.Target = d.string(MaxPathBytes)
+	case TypeCharDevice, TypeBlockDevice:
+		x.Rdev = d.uint(math.MaxUint64)
+	}
+}
+
+func (d *decoder) content(x *Entry) {
+	x.Size = int64(d.uint(math.MaxInt64))
+	copy(x.Hash[:], d.take(len(x.Hash)))
+	if n := d.count(minHoleBytes); n > 0 {
+		x.Holes = make([]Hole, n)
+	}
+	for i := range x.Holes {
+		x.Holes[i] = Hole{Off: int64(d.uint(math.MaxInt64)), Len: int64(d.uint(math.MaxInt64))}
+	}
+	if n := d.count(chunkBytes); n > 0 {
+		x.Chunks = make([]Chunk, n)
+	}
+	for i := range x.Chunks {
+		x.Chunks[i].Len = uint32(d.uint(MaxChunkBytes))
+		copy(x.Chunks[i].Hash[:], d.take(16))
+	}
+}
+
+// DecodeManifest decodes and checks what Encode made.
+func DecodeManifest(data []byte) (*Manifest, error) {
+	m, err := decodeManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return m, nil
+}
+
+func decodeManifest(data []byte) (*Manifest, error) {
+	body := len(data) - len(Digest{})
+	if body < 0 || body > MaxManifestBytes {
+		return nil, errMalformed
+	}
+	digest := Digest(blake3.Sum256(data[:body]))
+	if digest != Digest(data[body:]) {
+		return nil, errors.New("its digest does not match: it is damaged")
+	}
+	d := decoder{rest: data[:body]}
+	m, err := d.manifestHeader()
+	if err != nil {
+		return nil, err
+	}
+	files, size := m.Files, m.Bytes
+	m.Entries, m.Digest = d.entries(), digest
+	if d.err != nil || len(d.rest) > 0 {
+		return nil, errMalformed
+	}
+	if m.count(); m.Files != files || m.Bytes != size {
+		return nil, errors.New("its counts do not match its entries")
+	}
+	return m, m.validate()
+}
+
+func (d *decoder) manifestHeader() (*Manifest, error) {
+	if string(d.take(len(manifestMagic))) != manifestMagic {
+		return nil, errors.New("not a manifest of this format version")
+	}
+	m := d.header()
+	return m, d.err
+}
+
+// readManifestHeader reads the beginning of a manifest, for its identity alone:
+// everything but Entries and Digest. The digest is not checked.
+func readManifestHeader(r io.Reader) (*Manifest, error) {
+	buf := make([]byte, maxHeaderBytes)
+	n, err := io.ReadFull(r, buf)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	d := decoder{rest: buf[:n]}
+	m, err := d.manifestHeader()
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return m, nil
+}
+
+// encodeDelta encodes what makes to from from (nil: a full step): to's identity,
+// the paths that are gone, and every entry that is new or not as before. to has
+// been encoded or decoded, so that its counts are set.
+func encodeDelta(from, to *Manifest) []byte {
+	if from == nil {
+		from = &Manifest{}
+	}
+	var e encoder
+	e.header(to)
+	removed, changed := diff(from.Entries, to.Entries)
+	e.uint(uint64(len(removed)))
+	for _, path := range removed {
+		e.path(path)
+	}
+	e.last = ""
+	e.uint(uint64(len(changed)))
+	for _, i := range changed {
+		e.entry(&to.Entries[i])
+	}
+	return e.buf
+}
+
+// diff returns the paths only in from and the indexes of entries of to that are
+// not the same in from.
+func diff(from, to []Entry) (removed []string, changed []int) {
+	for i := 0; i < len(to) || len(from) > 0; {
+		switch c := compareHeads(from, to[i:]); {
+		case c < 0:
+			removed = append(removed, from[0].Path)
+			from = from[1:]
+		case c > 0:
+			changed = append(changed, i)
+			i++
+		default:
+			if !from[0].sameNode(&to[i]) {
+				changed = append(changed, i)
+			}
+			from = from[1:]
+			i++
+		}
+	}
+	return removed, changed
+}
+
+// compareHeads compares the first paths of two lists that are not both empty; an
+// empty one is last.
+func compareHeads(a, b []Entry) int {
+	switch {
+	case len(b) == 0:
+		return -1
+	case len(a) == 0:
+		return 1
+	}
+	return ComparePaths(a[0].Path, b[0].Path)
+}
+
+// applyDelta rebuilds a manifest from the one before (nil: a full step) and what
+// encodeDelta made, and checks that it is valid and has the digest want.
+func applyDelta(from *Manifest, delta []byte, want Digest) (*Manifest, error) {
+	if from == nil {
+		from = &Manifest{}
+	}
+	d := decoder{rest: delta}
+	to := d.header()
+	removed := make([]string, d.count(minPathBytes))
+	for i := range removed {
+		removed[i] = d.path()
+	}
+	d.last = ""
+	changed := d.entries()
+	if d.err != nil || len(d.rest) > 0 {
+		return nil, fmt.Errorf("manifest delta: %w", errMalformed)
+	}
+	to.Entries = merge(from.Entries, removed, changed)
+	if err := to.validate(); err != nil {
+		return nil, fmt.Errorf("manifest delta: %w", err)
+	}
+	if to.Encode(); to.Digest != want {
+		return nil, errors.New("manifest delta: it makes another manifest than the stream's header says")
+	}
+	return to, nil
+}
+
+// merge leaves removed out of from and puts changed in, all sorted. What is not
+// sorted makes entries out of order, which validate refuses.
+func merge(from []Entry, removed []string, changed []Entry) []Entry {
+	entries := make([]Entry, 0, len(from)+len(changed))
+	for len(from) > 0 || len(changed) > 0 {
+		c := compareHeads(from, changed)
+		if c <= 0 {
+			if len(removed) > 0 && removed[0] == from[0].Path {
+				removed = removed[1:]
+			} else if c < 0 {
+				entries = append(entries, from[0])
+			}
+			from = from[1:]
+		}
+		if c >= 0 {
+			entries = append(entries, changed[0])
+			changed = changed[1:]
+		}
+	}
+	return slices.Clip(entries)
+}

@@ -1,0 +1,320 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/jc" // registers chunkAlgorithm
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
+)
+
+// Content-defined chunking, part of the stream's format: both sides must cut alike.
+const (
+	chunkAlgorithm = "jc-v1.0.0"
+	chunkMin       = 32 << 10
+	chunkNormal    = 128 << 10
+	chunkMax       = MaxChunkBytes
+)
+
+// copyBuffer is the size in bytes of one piece of work: twice chunkMax, which the
+// chunker reads fastest from, and small enough for the CPU's cache.
+const copyBuffer = 2 * chunkMax
+
+// cloneAlign is the alignment in bytes that FICLONERANGE asks for on the file
+// systems that have it.
+const cloneAlign = 4096
+
+// contentInfo is what the manifest says about a file's content.
+type contentInfo struct {
+	Size   int64
+	Holes  []Hole
+	Hash   [32]byte
+	Chunks []Chunk
+}
+
+// fileIO puts file contents into one store, or into one restored directory. It is
+// safe for concurrent use.
+type fileIO struct {
+	clones bool // files can share blocks there
+}
+
+// newFileIO finds out whether files below storeDir can share blocks. It leaves no
+// trace in storeDir.
+func newFileIO(storeDir string) *fileIO {
+	root, err := os.OpenRoot(storeDir)
+	if err != nil {
+		return &fileIO{} // whoever uses storeDir next meets the error
+	}
+	defer root.Close()
+	return newFileIOIn(root)
+}
+
+// newFileIOIn is newFileIO for an open directory.
+func newFileIOIn(root *os.Root) *fileIO { return &fileIO{clones: probeClone(root)} }
+
+// probeClone clones one nameless file to another.
+func probeClone(dir *os.Root) bool {
+	src, err := openNameless(dir)
+	if err != nil {
+		return false
+	}
+	defer src.Close()
+	dst, err := openNameless(dir)
+	if err != nil {
+		return false
+	}
+	defer dst.Close()
+	if _, err := src.Write(make([]byte, cloneAlign)); err != nil {
+		return false
+	}
+	return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil
+}
+
+func openNameless(dir *os.Root) (*os.File, error) {
+	return dir.OpenFile(".", unix.O_TMPFILE|os.O_RDWR, 0o600)
+}
+
+// ingest makes the new file dstName hold src's content, holes included, and
+// describes what it stored. The file has mode 0600. It is left behind, incomplete,
+// on error. A source that changes meanwhile is no error: the caller compares what
+// Stat says before and after.
+func (f *fileIO) ingest(ctx context.Context, src *os.File, dstDir *os.Root, dstName string) (contentInfo, error) {
+	dst, err := dstDir.OpenFile(dstName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return contentInfo{}, err
+	}
+	info, err := f.fill(ctx, src, dst, true)
+	return info, errors.Join(err, dst.Close())
+}
+
+// fill clones or copies src into the empty file dst.
+func (f *fileIO) fill(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
+	if f.clones && unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
+		return readContent(ctx, dst, nil, chunked)
+	}
+	return copyContent(ctx, src, dst, chunked)
+}
+
+// copyContent makes dst, whatever it held, a copy of src.
+func copyContent(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
+	// A clone that failed half-way may have left some of a source.
+	if err := dst.Truncate(0); err != nil {
+		return contentInfo{}, err
+	}
+	info, err := readContent(ctx, src, dst, chunked)
+	if err != nil {
+		return contentInfo{}, err
+	}
+	return info, dst.Truncate(info.Size)
+}
+
+// hashFile describes f's content as ingest would.
+func hashFile(ctx context.Context, f *os.File) (contentInfo, error) {
+	return readContent(ctx, f, nil, true)
+}
+
+// scratch is what reading one file needs; it is too large to make anew for each.
+type scratch struct {
+	buf  []byte
+	hash *blake3.Hasher
+}
+
+var scratchPool = sync.Pool{New: func() any {
+	return &scratch{buf: make([]byte, copyBuffer), hash: blake3.New()}
+}}
+
+// contentReader follows one file from its first byte to its last.
+type contentReader struct {
+	ctx context.Context
+	src *os.File
+	dst *os.File // nil: read only
+	*scratch
+	chunker *chunkers.Chunker // nil: not chunked
+	info    contentInfo       // Size is how far we are
+}
+
+// readContent reads src, and writes its data extents to the same places of dst
+// unless that is nil. Where src ends earlier than Stat said, so does the result.
+func readContent(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
+	st, err := src.Stat()
+	if err != nil {
+		return contentInfo{}, err
+	}
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	s.hash.Reset()
+	r := &contentReader{ctx: ctx, src: src, dst: dst, scratch: s}
+	if chunked && st.Size() >= MinChunkedSize {
+		if r.chunker, err = newChunker(s.buf); err != nil {
+			return contentInfo{}, err
+		}
+	}
+	if err := r.read(st.Size()); err != nil {
+		return contentInfo{}, fmt.Errorf("read %s: %w", src.Name(), err)
+	}
+	s.hash.Sum(r.info.Hash[:0])
+	return r.info, nil
+}
+
+func newChunker(buf []byte) (*chunkers.Chunker, error) {
+	return chunkers.NewChunkerBuffer(chunkAlgorithm, nil, &chunkers.ChunkerOpts{
+		MinSize: chunkMin, NormalSize: chunkNormal, MaxSize: chunkMax,
+	}, buf)
+}
+
+func (r *contentReader) read(size int64) error {
+	for r.info.Size < size {
+		start, end, err := nextData(r.src, r.info.Size, size)
+		if err != nil {
+			return err
+		}
+		if err := r.hole(start); err != nil {
+			return err
+		}
+		if err := r.data(end); err != nil {
+			return err
+		}
+		if r.info.Size < end {
+			return nil // the file shrank
+		}
+	}
+	return nil
+}
+
+// hole takes everything up to end as zeros.
+func (r *contentReader) hole(end int64) error {
+	if end == r.info.Size {
+		return nil
+	}
+	r.info.Holes = append(r.info.Holes, Hole{Off: r.info.Size, Len: end - r.info.Size})
+	if err := hashZeros(r.ctx, r.hash, end-r.info.Size); err != nil {
+		return err
+	}
+	r.info.Size = end
+	return nil
+}
+
+// data reads up to end, or to where the file ends now.
+func (r *contentReader) data(end int64) error {
+	section := io.NewSectionReader(r.src, r.info.Size, end-r.info.Size)
+	next := func() ([]byte, error) { return readPiece(section, r.buf) }
+	if r.chunker != nil {
+		r.chunker.Reset(section)
+		next = r.chunker.Next
+	}
+	for {
+		piece, err := next()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if err := r.piece(piece); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			return nil
+		}
+	}
+}
+
+// readPiece fills buf as far as it can; io.EOF comes with the last piece.
+func readPiece(r io.Reader, buf []byte) ([]byte, error) {
+	n, err := io.ReadFull(r, buf)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF
+	}
+	return buf[:n], err
+}
+
+func (r *contentReader) piece(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	if err := r.ctx.Err(); err != nil {
+		return context.Cause(r.ctx)
+	}
+	if r.dst != nil {
+		if _, err := r.dst.WriteAt(p, r.info.Size); err != nil {
+			return err
+		}
+	}
+	r.hash.Write(p)
+	if r.chunker != nil {
+		r.info.Chunks = append(r.info.Chunks, chunkOf(p))
+	}
+	r.info.Size += int64(len(p))
+	return nil
+}
+
+func chunkOf(p []byte) Chunk {
+	sum := blake3.Sum256(p)
+	c := Chunk{Len: uint32(len(p))}
+	copy(c.Hash[:], sum[:])
+	return c
+}
+
+// nextData finds the first data at or after off. Where no data follows, start and
+// end are both size.
+func nextData(f *os.File, off, size int64) (start, end int64, err error) {
+	start, err = f.Seek(off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size, size, nil
+	case errors.Is(err, unix.EINVAL): // the file system does not know of holes
+		return off, size, nil
+	case err != nil:
+		return 0, 0, err
+	case start >= size:
+		return size, size, nil
+	}
+	end, err = f.Seek(start, unix.SEEK_HOLE)
+	if errors.Is(err, unix.ENXIO) { // cut off meanwhile: reading finds the end
+		return start, size, nil
+	}
+	return start, min(end, size), err
+}
+
+var zeros [64 << 10]byte
+
+// hashZeros writes n zero bytes to h.
+func hashZeros(ctx context.Context, h *blake3.Hasher, n int64) error {
+	for n > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p := zeros[:min(n, int64(len(zeros)))]
+		h.Write(p)
+		n -= int64(len(p))
+	}
+	return nil
+}
+
+// cloneRange shares the whole blocks of src's [from, from+n) with dst's range at
+// to, and returns the part of it that is now shared, as [start, end) of dst; the
+// caller copies the rest. Nothing is shared where cloning does not work or the two
+// ranges lie differently in their blocks.
+func (f *fileIO) cloneRange(src, dst *os.File, from, to, n int64) (start, end int64) {
+	if !f.clones || (from-to)%cloneAlign != 0 {
+		return to, to
+	}
+	start = (to + cloneAlign - 1) / cloneAlign * cloneAlign
+	end = (to + n) / cloneAlign * cloneAlign
+	if end <= start {
+		return to, to
+	}
+	err := unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
+		Src_fd:      int64(src.Fd()),
+		Src_offset:  uint64(from + start - to),
+		Src_length:  uint64(end - start),
+		Dest_offset: uint64(start),
+	})
+	if err != nil {
+		return to, to
+	}
+	return start, end
+}

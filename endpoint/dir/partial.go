@@ -1,0 +1,277 @@
+package dir
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/zeebo/blake3"
+)
+
+// A running or broken receive lies in receivingDir:
+//
+//	step      which step it is: its resume token, from offset 0
+//	body      the beginning of the body, as far as the delta goes
+//	progress  how much of the body is on disk
+//	version/  what becomes the version: the tree, in the end the manifest
+const (
+	stepName     = "step"
+	bodyName     = "body"
+	progressName = "progress"
+	buildName    = "version"
+)
+
+const (
+	// saveEvery is how many bytes of the body pass between two updates of the
+	// progress file: what a killed receive repeats at most.
+	saveEvery = 1 << 20
+	// syncEvery is how many bytes of the body pass between two syncfs: what a
+	// receive repeats at most after a power loss.
+	syncEvery = 256 << 20
+	// bodyBuffer is the size in bytes of the buffer that gathers reads of small files.
+	bodyBuffer = 256 << 10
+)
+
+// bootIDFile names the boot of the machine. Within one boot the kernel has all that
+// was written, whether or not it reached the disk.
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+// readBootID returns "" where the kernel does not tell; nothing but what was synced
+// is trusted then.
+func readBootID() string {
+	id, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// progressRecord is the content of the progress file.
+type progressRecord struct {
+	written, synced int64 // bytes of the body
+	boot            Digest
+}
+
+const progressLen = 8 + 8 + 32 + 32
+
+func (r progressRecord) encode() []byte {
+	b := make([]byte, 0, progressLen)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.written))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.synced))
+	b = append(b, r.boot[:]...)
+	sum := blake3.Sum256(b)
+	return append(b, sum[:]...)
+}
+
+// trusted decodes a progress file and says how many bytes of the body are surely on
+// disk: 0 if the file is damaged.
+func trusted(b []byte, boot string) int64 {
+	if len(b) != progressLen {
+		return 0
+	}
+	if sum := blake3.Sum256(b[:progressLen-32]); !bytes.Equal(sum[:], b[progressLen-32:]) {
+		return 0
+	}
+	if boot != "" && Digest(b[16:48]) == blake3.Sum256([]byte(boot)) {
+		return int64(binary.BigEndian.Uint64(b))
+	}
+	return int64(binary.BigEndian.Uint64(b[8:]))
+}
+
+// brokenStep tells which step a broken receive is of, and how far it got. It needs
+// no lock.
+func (f *filesystem) brokenStep(boot string) (resumeToken, bool) {
+	step, err := f.root.ReadFile(receivingDir + "/" + stepName)
+	if err != nil {
+		return resumeToken{}, false
+	}
+	token, err := parseResumeToken(string(step))
+	if err != nil {
+		return resumeToken{}, false
+	}
+	progress, err := f.root.ReadFile(receivingDir + "/" + progressName)
+	if err != nil {
+		return resumeToken{}, false
+	}
+	token.Offset = trusted(progress, boot)
+	return token, token.Offset > 0
+}
+
+// dropPartial removes what a broken receive left. The caller holds the lock.
+func (f *filesystem) dropPartial(logger *slog.Logger) error {
+	_, err := f.root.Lstat(receivingDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	logger.Info("dropping the beginning of a broken step", "filesystem", f.name)
+	return f.root.RemoveAll(receivingDir)
+}
+
+// partial is a receive that runs.
+type partial struct {
+	root     *os.Root // receivingDir
+	body     *os.File
+	progress *os.File
+	boot     Digest
+	pos      int64 // bytes of the body that were received
+	saved    int64 // pos when the progress file was written
+	synced   int64 // pos at the last syncfs
+	resumed  bool
+}
+
+// startPartial begins a step, in place of whatever was there.
+func (f *filesystem) startPartial(h streamHeader, boot string, logger *slog.Logger) (*partial, error) {
+	if err := f.dropPartial(logger); err != nil {
+		return nil, err
+	}
+	if err := f.root.MkdirAll(receivingDir+"/"+buildName+"/"+treeName, 0o700); err != nil {
+		return nil, err
+	}
+	step := resumeToken{FromGUID: h.FromGUID, ToGUID: h.ToGUID, ToDigest: h.ToDigest}
+	if err := f.root.WriteFile(receivingDir+"/"+stepName, []byte(step.encode()), 0o600); err != nil {
+		return nil, err
+	}
+	p, err := f.openPartial(boot)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.closeOn(p.save())
+}
+
+// resumePartial continues the broken step that the stream says it continues, at the
+// stream's offset; endpoint.ErrStaleToken if that is not possible.
+func (f *filesystem) resumePartial(h streamHeader, boot string) (*partial, error) {
+	have, ok := f.brokenStep(boot)
+	offset := have.Offset
+	have.Offset = 0
+	want := resumeToken{FromGUID: h.FromGUID, ToGUID: h.ToGUID, ToDigest: h.ToDigest}
+	if !ok || have != want || h.Offset > offset {
+		return nil, fmt.Errorf("%w: the stream continues at byte %d of a step that is not here", endpoint.ErrStaleToken, h.Offset)
+	}
+	p, err := f.openPartial(boot)
+	if err != nil {
+		return nil, err
+	}
+	p.resumed = true
+	return p, p.closeOn(p.rewind(h.Offset))
+}
+
+func (f *filesystem) openPartial(boot string) (p *partial, err error) {
+	p = &partial{boot: blake3.Sum256([]byte(boot))}
+	if p.root, err = f.root.OpenRoot(receivingDir); err != nil {
+		return nil, err
+	}
+	if p.body, err = p.root.OpenFile(bodyName, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, p.closeOn(err)
+	}
+	p.progress, err = p.root.OpenFile(progressName, os.O_WRONLY|os.O_CREATE, 0o600)
+	return p, p.closeOn(err)
+}
+
+// closeOn closes p if there is an error.
+func (p *partial) closeOn(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, p.close())
+}
+
+func (p *partial) close() error {
+	err := p.root.Close()
+	for _, f := range []*os.File{p.body, p.progress} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}
+
+// advance says that n further bytes of the body were written to files.
+func (p *partial) advance(n int) error {
+	p.pos += int64(n)
+	if p.pos-p.synced >= syncEvery {
+		if err := syncFileSystem(p.root); err != nil {
+			return err
+		}
+		p.synced = p.pos
+		return p.save()
+	}
+	if p.pos-p.saved >= saveEvery {
+		return p.save()
+	}
+	return nil
+}
+
+// rewind takes back what was received behind pos.
+func (p *partial) rewind(pos int64) error {
+	p.pos, p.synced = pos, min(p.synced, pos)
+	return p.save()
+}
+
+// save makes the progress file say how far we are. It overwrites it in place, which
+// needs no room on a full disk.
+func (p *partial) save() error {
+	p.saved = p.pos
+	_, err := p.progress.WriteAt(progressRecord{p.pos, p.synced, p.boot}.encode(), 0)
+	return err
+}
+
+// readDelta receives the rest of the delta, and returns all of it.
+func (p *partial) readDelta(ctx context.Context, body io.Reader, length int64) ([]byte, error) {
+	if err := p.receiveBody(ctx, body, deltaPrefixLen); err != nil {
+		return nil, err
+	}
+	prefix := make([]byte, deltaPrefixLen)
+	if _, err := p.body.ReadAt(prefix, 0); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint64(prefix)
+	if n > MaxManifestBytes || int64(n) > length-deltaPrefixLen {
+		return nil, errors.Join(fmt.Errorf("the stream announces a manifest of %d bytes", n), p.rewind(0))
+	}
+	if err := p.receiveBody(ctx, body, deltaPrefixLen+int64(n)); err != nil {
+		return nil, err
+	}
+	delta := make([]byte, n)
+	_, err := io.ReadFull(io.NewSectionReader(p.body, deltaPrefixLen, int64(n)), delta)
+	return delta, err
+}
+
+// receiveBody receives the body up to end into the body file.
+func (p *partial) receiveBody(ctx context.Context, body io.Reader, end int64) error {
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	for p.pos < end {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := p.receive(body, s.buf[:min(end-p.pos, int64(len(s.buf)))], p.body, p.pos); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receive fills buf from the body and writes it to dst at off. What came before an
+// error is kept.
+func (p *partial) receive(body io.Reader, buf []byte, dst io.WriterAt, off int64) error {
+	n, readErr := io.ReadFull(body, buf)
+	if _, err := dst.WriteAt(buf[:n], off); err != nil {
+		return err
+	}
+	if err := p.advance(n); err != nil {
+		return err
+	}
+	if readErr != nil {
+		return fmt.Errorf("read stream: %w", noEOF(readErr))
+	}
+	return nil
+}

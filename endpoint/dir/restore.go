@@ -1,0 +1,357 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"golang.org/x/sys/unix"
+)
+
+// RestoreOptions are options of Restore.
+type RestoreOptions struct {
+	// Progress, if set, is called after each entry with the bytes of all files
+	// restored so far.
+	Progress func(bytes int64)
+}
+
+// RestoreReport says what a restore has done.
+type RestoreReport struct {
+	Filesystem string
+	Version    string
+	Entries    int64 // restored
+	Files      int64 // of the entries
+	Bytes      int64 // the sum of their sizes
+	// Damaged are files whose content in the store is not what the manifest says, and
+	// entries that are not there at all.
+	Damaged []Mismatch
+	// NotApplied is what this process may not do, or the target cannot keep: owners and
+	// devices without root, extended attributes.
+	NotApplied []Mismatch
+	// Inconsistent are files that changed while the snapshot read them.
+	Inconsistent []string
+}
+
+// Mismatch is what is wrong with one entry.
+type Mismatch struct {
+	Path    string // bytes, not text; "" is the filesystem's directory itself
+	Problem string
+}
+
+// Restore makes target what the directory was when the version was taken: content
+// and holes, modes, owners, times, extended attributes, hard links, devices, FIFOs
+// and symbolic links. store is a sender's store, or a receiver's root (with
+// ReceiverOptions.PerClient, that of one client); version "" is the newest.
+//
+// The target must be absent, or an empty directory: else the error is
+// endpoint.ErrFailedPrecondition. What is damaged in the store is left out or
+// restored as it is, whatever can be told; the report has it, and the error then
+// says so after all else is restored. What could not be applied is no error.
+func Restore(ctx context.Context, store, filesystem, version, target string, opts RestoreOptions) (*RestoreReport, error) {
+	v, err := openVersion(store, filesystem, version)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	top, err := openTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	r := &restorer{
+		ctx: ctx, version: v, opts: opts,
+		io: newFileIOIn(top.root), target: newTreeCursor(top),
+		groups: map[uint64]string{},
+		report: &RestoreReport{Filesystem: filesystem, Version: v.manifest.Name},
+	}
+	defer r.target.Close()
+	if err := r.run(); err != nil {
+		return r.report, fmt.Errorf("restore %s@%s to %s: %w", filesystem, v.manifest.Name, target, noSpace(err))
+	}
+	if n := len(r.report.Damaged); n > 0 {
+		return r.report, fmt.Errorf("restore %s@%s: %d entries are damaged in the store, the first is %q: %s",
+			filesystem, v.manifest.Name, n, r.report.Damaged[0].Path, r.report.Damaged[0].Problem)
+	}
+	return r.report, nil
+}
+
+// openedVersion is one version, opened for reading.
+type openedVersion struct {
+	manifest *Manifest
+	tree     *treeCursor
+}
+
+func (v *openedVersion) Close() error { return v.tree.Close() }
+
+// openVersion opens a version by name; "" is the newest.
+func openVersion(store, filesystem, version string) (*openedVersion, error) {
+	f, err := openFilesystem(store, filesystem, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.snapshotByName(version)
+	if err != nil {
+		return nil, err
+	}
+	m, err := f.readManifest(info)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := f.openTree(info)
+	if err != nil {
+		return nil, err
+	}
+	return &openedVersion{manifest: m, tree: newTreeCursor(tree)}, nil
+}
+
+// openTarget opens an empty directory, which it makes if need be.
+func openTarget(path string) (*treeDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	top, err := newTreeDir(root)
+	if err != nil {
+		return nil, err
+	}
+	names, err := top.names()
+	if err == nil && len(names) > 0 {
+		err = fmt.Errorf("%w: %s is not empty; restore into a new directory", endpoint.ErrFailedPrecondition, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, top.Close())
+	}
+	return top, nil
+}
+
+// restorer does one Restore.
+type restorer struct {
+	ctx     context.Context
+	version *openedVersion
+	opts    RestoreOptions
+	io      *fileIO
+	target  *treeCursor
+	groups  map[uint64]string // path of the first name of each link group
+	report  *RestoreReport
+}
+
+func (r *restorer) run() error {
+	entries := r.version.manifest.Entries
+	for i := range entries {
+		if r.ctx.Err() != nil {
+			return context.Cause(r.ctx)
+		}
+		if err := r.entry(&entries[i]); err != nil {
+			return fmt.Errorf("%q: %w", entries[i].Path, err)
+		}
+	}
+	// Directories last, the innermost first: what is put into one changes its time, and
+	// its mode may forbid that.
+	for i := len(entries) - 1; i >= 0; i-- {
+		if e := &entries[i]; e.Type == TypeDir {
+			dir, name, err := r.target.parent(e.Path)
+			if err != nil {
+				return err
+			}
+			r.metadata(dir, name, e)
+		}
+	}
+	return nil
+}
+
+func (r *restorer) entry(e *Entry) error {
+	dir, name, err := r.target.parent(e.Path)
+	if err != nil {
+		return err
+	}
+	made, err := r.node(dir, name, e)
+	if err != nil || !made {
+		return err
+	}
+	r.count(e)
+	if e.Type != TypeDir {
+		r.metadata(dir, name, e)
+	}
+	return nil
+}
+
+func (r *restorer) count(e *Entry) {
+	r.report.Entries++
+	if e.Type == TypeFile {
+		r.report.Files++
+		r.report.Bytes += e.Size
+	}
+	if e.Inconsistent {
+		r.report.Inconsistent = append(r.report.Inconsistent, e.Path)
+	}
+	if r.opts.Progress != nil {
+		r.opts.Progress(r.report.Bytes)
+	}
+}
+
+// node makes the entry without its metadata. made is false if it had to be left out.
+func (r *restorer) node(dir *treeDir, name string, e *Entry) (made bool, err error) {
+	if first, ok := r.groups[e.LinkGroup]; ok {
+		return true, r.link(dir, name, first)
+	}
+	switch e.Type {
+	case TypeDir:
+		if e.Path != "" {
+			err = dir.root.Mkdir(name, 0o700)
+		}
+	case TypeFile:
+		err = r.file(dir, name, e)
+	case TypeSymlink:
+		err = dir.root.Symlink(e.Target, name)
+	default:
+		err = dir.mknod(name, nodeMode(e), e.Rdev)
+		if errors.Is(err, unix.EPERM) {
+			r.lacks(e, "device", err)
+			return false, nil
+		}
+	}
+	if errors.Is(err, errLeftOut) {
+		return false, nil
+	}
+	if err == nil && e.LinkGroup != 0 {
+		r.groups[e.LinkGroup] = e.Path
+	}
+	return err == nil, err
+}
+
+// nodeMode is the mode for mknod: accessible by the owner only, at first.
+func nodeMode(e *Entry) uint32 {
+	switch e.Type {
+	case TypeCharDevice:
+		return unix.S_IFCHR | 0o600
+	case TypeBlockDevice:
+		return unix.S_IFBLK | 0o600
+	default:
+		return unix.S_IFIFO | 0o600
+	}
+}
+
+func (r *restorer) link(dir *treeDir, name, first string) error {
+	// A second cursor would serve only this; hard links are few.
+	src, err := openTreeDir(r.target.top.root, ".")
+	if err != nil {
+		return err
+	}
+	cursor := newTreeCursor(src)
+	defer cursor.Close()
+	from, old, err := cursor.parent(first)
+	if err != nil {
+		return err
+	}
+	return dir.link(from, old, name)
+}
+
+// errLeftOut: the store does not have the file; the report has that.
+var errLeftOut = errors.New("not in the store")
+
+// file restores content and holes.
+func (r *restorer) file(dir *treeDir, name string, e *Entry) error {
+	src, err := r.source(e)
+	if err != nil {
+		r.damaged(e, err)
+		return errLeftOut
+	}
+	defer src.Close()
+	dst, err := dir.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	info, err := r.io.fill(r.ctx, src, dst, false)
+	if errors.Is(err, unix.EIO) {
+		r.damaged(e, err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Size != e.Size || info.Hash != e.Hash {
+		r.damaged(e, errContent)
+	} else if !slices.Equal(info.Holes, e.Holes) {
+		r.punch(dst, e)
+	}
+	return nil
+}
+
+func (r *restorer) source(e *Entry) (*os.File, error) {
+	dir, name, err := r.version.tree.parent(e.Path)
+	if err != nil {
+		return nil, err
+	}
+	return dir.openRegular(name)
+}
+
+// punch makes the entry's holes, which another file with the same content lacks.
+func (r *restorer) punch(dst *os.File, e *Entry) {
+	for _, h := range e.Holes {
+		err := unix.Fallocate(int(dst.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, h.Off, h.Len)
+		if err != nil {
+			r.lacks(e, "holes", err)
+			return
+		}
+	}
+}
+
+// metadata applies owner, extended attributes, mode and times, in this order: a
+// change of owner clears capabilities and set-id bits, a read-only mode forbids
+// attributes.
+func (r *restorer) metadata(dir *treeDir, name string, e *Entry) {
+	r.owner(dir, name, e)
+	for _, x := range e.Xattrs {
+		if err := dir.setXattr(name, x); err != nil {
+			r.lacks(e, "attribute "+x.Name, err)
+		}
+	}
+	if e.Type != TypeSymlink {
+		if err := dir.root.Chmod(name, fileMode(e.Mode)); err != nil {
+			r.lacks(e, "mode", err)
+		}
+	}
+	if err := dir.chtimes(name, e.MtimeSec, int64(e.MtimeNsec)); err != nil {
+		r.lacks(e, "time", err)
+	}
+}
+
+func (r *restorer) owner(dir *treeDir, name string, e *Entry) {
+	st, err := dir.stat(name)
+	if err == nil && st.Uid == e.UID && st.Gid == e.GID {
+		return
+	}
+	if err := dir.chown(name, e.UID, e.GID); err != nil {
+		r.lacks(e, fmt.Sprintf("owner %d:%d", e.UID, e.GID), err)
+	}
+}
+
+// fileMode translates the twelve bits of Unix.
+func fileMode(mode uint32) fs.FileMode {
+	m := fs.FileMode(mode & 0o777)
+	for bit, set := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
+		if mode&bit != 0 {
+			m |= set
+		}
+	}
+	return m
+}
+
+func (r *restorer) damaged(e *Entry, err error) {
+	r.report.Damaged = append(r.report.Damaged, Mismatch{Path: e.Path, Problem: err.Error()})
+}
+
+func (r *restorer) lacks(e *Entry, what string, err error) {
+	if cause := (unix.Errno)(0); errors.As(err, &cause) {
+		err = cause
+	}
+	r.report.NotApplied = append(r.report.NotApplied, Mismatch{Path: e.Path, Problem: what + ": " + err.Error()})
+}

@@ -1,0 +1,351 @@
+package dir
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// SnapshotOptions are options of Sender.Snapshot.
+type SnapshotOptions struct {
+	// Full reads every file again, also those that look unchanged.
+	Full bool
+}
+
+// SnapshotReport says what a snapshot has taken.
+type SnapshotReport struct {
+	Filesystem string
+	Name       string
+	GUID       uint64
+	CreateTXG  uint64
+	Files      int64 // in the version
+	Bytes      int64 // the sum of their sizes
+	Changed    int64 // files that were read
+	Sockets    int   // left out
+	// Inconsistent names what the version does not have as it was at one moment: files
+	// that kept changing while they were read, and what could not be read at all.
+	Inconsistent []string
+	Notes        []string // what else a user should know
+}
+
+const (
+	// readAttempts is how often a file that changes while it is read is read.
+	readAttempts = 4
+	// maxSnapshotWorkers read files at once: more gain little and take the source's
+	// disk from others.
+	maxSnapshotWorkers = 4
+	// snapshotBatch is how many entries a worker takes at once: neighbours, so that
+	// directories are seldom opened twice.
+	snapshotBatch = 64
+)
+
+// Snapshot makes a new version of a filesystem from what its directory holds now.
+// The directory is not frozen meanwhile: files are consistent each for itself, and
+// the report names those that are not. The name must be new: ErrFailedPrecondition.
+func (s *Sender) Snapshot(ctx context.Context, filesystem, name string, opts SnapshotOptions) (*SnapshotReport, error) {
+	source, err := s.directory(filesystem)
+	if err != nil {
+		return nil, err
+	}
+	if err := ValidateVersion(name); err != nil {
+		return nil, err
+	}
+	f, err := openFilesystem(s.opts.Store, filesystem, true)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lock, err := f.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.unlock()
+	report, err := s.snapshot(ctx, f, source, name, opts)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = fmt.Errorf("%w: %w", endpoint.ErrNoSpace, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s@%s: %w", filesystem, name, err)
+	}
+	return report, nil
+}
+
+// snapshot builds and commits the version. The caller has the lock.
+func (s *Sender) snapshot(ctx context.Context, f *filesystem, source, name string, opts SnapshotOptions) (*SnapshotReport, error) {
+	report := &SnapshotReport{Filesystem: f.name, Name: name}
+	versions, err := f.versions()
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(versions, func(v versionInfo) bool { return v.Name == name }) {
+		return nil, fmt.Errorf("%w: it exists already", endpoint.ErrFailedPrecondition)
+	}
+	m := &Manifest{Name: name, GUID: randomGUID(), Creation: time.Now().UnixNano()}
+	if m.CreateTXG, err = f.nextTXG(versions); err != nil {
+		return nil, err
+	}
+	b := &snapshotter{full: opts.Full, report: report}
+	if err := b.open(f, source, versions); err != nil {
+		return nil, errors.Join(err, b.close(), f.root.RemoveAll(snapshottingDir))
+	}
+	defer f.root.RemoveAll(snapshottingDir) // nothing is left of it if all went well
+	err = s.walk(ctx, b, f.name)
+	if err == nil {
+		err = b.build(ctx)
+	}
+	if err := errors.Join(err, b.close()); err != nil {
+		return nil, err
+	}
+	return report, b.commit(f, m)
+}
+
+// walk lists the source into b.
+func (s *Sender) walk(ctx context.Context, b *snapshotter, filesystem string) error {
+	store, err := statID(s.opts.Store)
+	if err != nil {
+		return err
+	}
+	w := walk{ctx: ctx, store: store, mounts: map[fileID]bool{}}
+	for name, dir := range s.opts.Directories {
+		if id, err := statID(dir); err == nil && name != filesystem {
+			w.mounts[id] = true
+		}
+	}
+	if err := w.run(b.src); err != nil {
+		return err
+	}
+	b.entries, b.records, b.dropped = w.entries, w.records, make([]bool, len(w.entries))
+	b.report.Sockets, b.report.Inconsistent = w.sockets, w.problems
+	return nil
+}
+
+func randomGUID() uint64 {
+	for {
+		var b [8]byte
+		rand.Read(b[:])
+		if guid := binary.BigEndian.Uint64(b[:]); guid != 0 {
+			return guid
+		}
+	}
+}
+
+// A snapshotter makes the tree of one snapshot from a source that was walked.
+type snapshotter struct {
+	full   bool
+	report *SnapshotReport
+	io     *fileIO
+	src    *treeDir
+	tree   *treeDir
+	prev   *previous // nil: none
+	old    *treeDir  // of prev
+
+	// One of each for every entry. Each is only touched by the worker that has it.
+	entries []Entry
+	records []scanRecord
+	dropped []bool // vanished, or could not be read
+
+	mu      sync.Mutex // guards report while workers run
+	changed atomic.Int64
+}
+
+func (b *snapshotter) open(f *filesystem, source string, versions []versionInfo) (err error) {
+	src, err := os.OpenRoot(source)
+	if err != nil {
+		return err
+	}
+	if b.src, err = newTreeDir(src); err != nil {
+		return err
+	}
+	if err := f.root.MkdirAll(path.Join(snapshottingDir, treeName), 0o700); err != nil {
+		return err
+	}
+	if b.tree, err = openTreeDir(f.root, path.Join(snapshottingDir, treeName)); err != nil {
+		return err
+	}
+	b.io = newFileIOIn(b.tree.root)
+	newest, err := newestSnapshot(versions)
+	if err != nil {
+		return nil // the first one
+	}
+	if b.prev, err = f.loadPrevious(newest); err != nil {
+		b.note("version %s could not be compared with, everything was read: %v", newest.Name, err)
+		return nil
+	}
+	b.old, err = f.openTree(newest)
+	return err
+}
+
+func (b *snapshotter) close() error {
+	var errs []error
+	for _, d := range []*treeDir{b.src, b.tree, b.old} {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (b *snapshotter) note(format string, args ...any) {
+	b.report.Notes = append(b.report.Notes, fmt.Sprintf(format, args...))
+}
+
+func (b *snapshotter) inconsistent(i int, why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.report.Inconsistent = append(b.report.Inconsistent, fmt.Sprintf("%q %s", b.entries[i].Path, why))
+}
+
+// build fills the tree: directories, then what is in them, then further names of
+// files, and the directories' metadata at last, which the filling changes.
+func (b *snapshotter) build(ctx context.Context) error {
+	w, err := b.newWorker()
+	if err != nil {
+		return err
+	}
+	err = b.directories(w, makeDir)
+	if err == nil {
+		err = b.files(ctx)
+	}
+	if err == nil {
+		err = b.links(ctx, w)
+	}
+	if err == nil {
+		err = b.directories(w, (*treeDir).dress)
+	}
+	return errors.Join(err, w.close())
+}
+
+// directories calls do for every directory, parents first; the root is ".".
+func (b *snapshotter) directories(w *worker, do func(*treeDir, string, *Entry) error) error {
+	for i := range b.entries {
+		if b.entries[i].Type != TypeDir {
+			continue
+		}
+		d, name, err := w.tree.parent(b.entries[i].Path)
+		if err != nil {
+			return err
+		}
+		if err := do(d, name, &b.entries[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func makeDir(d *treeDir, name string, e *Entry) error {
+	if e.Path == "" {
+		return nil
+	}
+	return d.root.Mkdir(name, 0o700)
+}
+
+// files makes everything but directories and files with several names, by several
+// workers. It returns when all
+// have ended.
+func (b *snapshotter) files(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for range min(maxSnapshotWorkers, runtime.GOMAXPROCS(0)) {
+		g.Go(func() error {
+			w, err := b.newWorker()
+			if err != nil {
+				return err
+			}
+			return errors.Join(w.run(ctx, &next), w.close())
+		})
+	}
+	return g.Wait()
+}
+
+// links makes the files that have several names: the first that is still there as
+// any file, the others as links to it, in the entry too.
+func (b *snapshotter) links(ctx context.Context, w *worker) error {
+	first := map[uint64]int{}
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.LinkGroup == 0 {
+			continue
+		}
+		if j, ok := first[e.LinkGroup]; ok {
+			if err := b.link(j, i); err != nil {
+				return err
+			}
+			continue
+		}
+		if e.Type == TypeFile {
+			if err := w.file(ctx, i); err != nil {
+				return err
+			}
+		}
+		if !b.dropped[i] && e.LinkGroup != 0 { // it has none if it was replaced meanwhile
+			first[e.LinkGroup] = i
+		}
+	}
+	return nil
+}
+
+// link makes entry i another name of entry j.
+func (b *snapshotter) link(j, i int) error {
+	name := b.entries[i].Path
+	b.entries[i], b.records[i] = b.entries[j], b.records[j]
+	b.entries[i].Path = name
+	if b.entries[i].Type != TypeFile {
+		return nil // its tree shows it already, if at all
+	}
+	return b.tree.root.Link(b.entries[j].Path, name)
+}
+
+// commit completes the manifest and makes the version visible.
+func (b *snapshotter) commit(f *filesystem, m *Manifest) error {
+	var records []scanRecord
+	for i, e := range b.entries {
+		if !b.dropped[i] {
+			m.Entries, records = append(m.Entries, e), append(records, b.records[i])
+		}
+	}
+	m.Inconsistent = len(b.report.Inconsistent) > 0
+	slices.Sort(b.report.Inconsistent)
+	if err := m.validate(); err != nil {
+		return err
+	}
+	data := m.Encode()
+	if len(data) > MaxManifestBytes {
+		return fmt.Errorf("too many files: the manifest is longer than %d bytes", MaxManifestBytes)
+	}
+	if err := f.root.WriteFile(path.Join(snapshottingDir, manifestName), data, 0o600); err != nil {
+		return err
+	}
+	if err := f.root.WriteFile(path.Join(snapshottingDir, scanName), encodeScan(m.Digest, records), 0o600); err != nil {
+		return err
+	}
+	b.noteManifestOnly(m)
+	r := b.report
+	r.GUID, r.CreateTXG, r.Files, r.Bytes, r.Changed = m.GUID, m.CreateTXG, m.Files, m.Bytes, b.changed.Load()
+	return f.commit(snapshottingDir, m)
+}
+
+// noteManifestOnly says what the tree does not show.
+func (b *snapshotter) noteManifestOnly(m *Manifest) {
+	uid := os.Geteuid()
+	if uid == 0 {
+		return
+	}
+	if slices.ContainsFunc(m.Entries, func(e Entry) bool {
+		return e.UID != uint32(uid) || e.Type == TypeCharDevice || e.Type == TypeBlockDevice
+	}) {
+		b.note("owners and devices are kept in the manifest only: not root")
+	}
+}

@@ -1,0 +1,357 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"golang.org/x/sys/unix"
+)
+
+// Names in a store. Below a filesystem's directory lie metaDir, a directory
+// "@version" for each snapshot, and the child filesystems.
+const (
+	metaDir         = ".dualrepl"
+	receivingDir    = metaDir + "/receiving"
+	snapshottingDir = metaDir + "/snapshotting"
+	bookmarksDir    = metaDir + "/bookmarks"
+	destroyingName  = "destroying-" // in metaDir, before the version's GUID
+	lockName        = metaDir + "/lock"
+	treeName        = "tree"
+	manifestName    = "manifest"
+	scanName        = "scan"
+)
+
+// maxJobBytes is the length of a job's name: short enough that a bookmark's stays
+// below that of any name.
+const maxJobBytes = 200
+
+// ValidateFilesystem checks that a filesystem's name is one of an endpoint's, and
+// not one that the store needs for itself. The error is endpoint.ErrInvalid.
+func ValidateFilesystem(name string) error {
+	if err := endpoint.ValidateFilesystem(name); err != nil {
+		return err
+	}
+	if slices.Contains(strings.Split(name, "/"), metaDir) {
+		return fmt.Errorf("%w: a filesystem cannot be called %s", endpoint.ErrInvalid, metaDir)
+	}
+	return nil
+}
+
+// ValidateVersion checks that a version's name is one of an endpoint's, and short
+// enough for a store. The error is endpoint.ErrInvalid.
+func ValidateVersion(name string) error {
+	if len("@"+name) > MaxNameBytes {
+		return fmt.Errorf("%w: a version's name of %d bytes", endpoint.ErrInvalid, len(name))
+	}
+	return endpoint.ValidateVersionName(name)
+}
+
+// ValidateJob checks a job's name, which becomes part of bookmarks' names. The error
+// is endpoint.ErrInvalid.
+func ValidateJob(name string) error {
+	if err := endpoint.ValidateVersionName(name); err != nil || len(name) > maxJobBytes {
+		return fmt.Errorf("%w: %q is not a job's name", endpoint.ErrInvalid, name)
+	}
+	return nil
+}
+
+// store is a directory with filesystems and their versions.
+type store struct {
+	root *os.Root
+}
+
+// openStore opens the store at path. If there is none, it is made with create and
+// endpoint.ErrNotFound without.
+func openStore(path string, create bool) (*store, error) {
+	if create {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return nil, fmt.Errorf("store: %w", err)
+		}
+	}
+	root, err := os.OpenRoot(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: store %s", endpoint.ErrNotFound, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return &store{root: root}, nil
+}
+
+func (s *store) Close() error { return s.root.Close() }
+
+// fsInfo is a filesystem in a listing.
+type fsInfo struct {
+	Name        string
+	Placeholder bool // only there because a child is
+}
+
+// list lists all filesystems, parents before children.
+func (s *store) list() ([]fsInfo, error) {
+	infos, err := s.listBelow("")
+	if err != nil {
+		return nil, fmt.Errorf("list store: %w", err)
+	}
+	return infos, nil
+}
+
+func (s *store) listBelow(dir string) ([]fsInfo, error) {
+	entries, err := readDir(s.root, path.Join(".", dir))
+	if err != nil {
+		return nil, err
+	}
+	var infos []fsInfo
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		if !e.IsDir() || ValidateFilesystem(name) != nil {
+			continue
+		}
+		below, err := s.listBelow(name)
+		if err != nil {
+			return nil, err
+		}
+		_, err = s.root.Lstat(name + "/" + metaDir)
+		if placeholder := err != nil; !placeholder || len(below) > 0 {
+			infos = append(infos, fsInfo{Name: name, Placeholder: placeholder})
+		}
+		infos = append(infos, below...)
+	}
+	return infos, nil
+}
+
+// readDir lists a directory, sorted by name.
+func readDir(root *os.Root, name string) ([]fs.DirEntry, error) {
+	d, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return entries, err
+}
+
+// filesystem opens one filesystem. If there is none by that name, it is made with
+// create and endpoint.ErrNotFound without.
+func (s *store) filesystem(name string, create bool) (*filesystem, error) {
+	if err := ValidateFilesystem(name); err != nil {
+		return nil, err
+	}
+	if create {
+		if err := s.root.MkdirAll(name+"/"+bookmarksDir, 0o700); err != nil {
+			return nil, fmt.Errorf("filesystem %s: %w", name, err)
+		}
+	}
+	if _, err := s.root.Lstat(name + "/" + metaDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: filesystem %s", endpoint.ErrNotFound, name)
+	}
+	root, err := s.root.OpenRoot(name)
+	if err != nil {
+		return nil, fmt.Errorf("filesystem %s: %w", name, err)
+	}
+	return &filesystem{name: name, root: root}, nil
+}
+
+// isPlaceholder says whether a name, which is no filesystem's, is that of a parent.
+func (s *store) isPlaceholder(name string) bool {
+	st, err := s.root.Lstat(name)
+	return err == nil && st.IsDir()
+}
+
+// openFilesystem opens one filesystem of the store at path.
+func openFilesystem(path, name string, create bool) (*filesystem, error) {
+	s, err := openStore(path, create)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.filesystem(name, create)
+}
+
+// filesystem is one open filesystem of a store.
+type filesystem struct {
+	name string
+	root *os.Root
+}
+
+func (f *filesystem) Close() error { return f.root.Close() }
+
+// fsLock is the writer's lock of a filesystem.
+type fsLock struct{ file *os.File }
+
+func (l *fsLock) unlock() { l.file.Close() }
+
+// lock takes the writer's lock, which one receive, snapshot or destroy has at a
+// time, in this process and all others; endpoint.ErrBusy at once if it is taken. It
+// removes what interrupted snapshots and destroys left; receivingDir stays.
+func (f *filesystem) lock() (*fsLock, error) {
+	file, err := f.flock(lockName, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%w: filesystem %s", endpoint.ErrBusy, f.name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock filesystem %s: %w", f.name, err)
+	}
+	if err := f.removeLeftovers(); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &fsLock{file: file}, nil
+}
+
+// flock opens and locks a file; closing it unlocks.
+func (f *filesystem) flock(name string, how int) (*os.File, error) {
+	file, err := f.root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(file.Fd()), how)
+		if err == nil {
+			return file, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+}
+
+func (f *filesystem) removeLeftovers() error {
+	entries, err := readDir(f.root, metaDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := path.Join(metaDir, e.Name())
+		if name != snapshottingDir && !strings.HasPrefix(e.Name(), destroyingName) {
+			continue
+		}
+		if err := f.root.RemoveAll(name); err != nil {
+			return fmt.Errorf("remove what was interrupted: %w", err)
+		}
+	}
+	return nil
+}
+
+// newestSnapshot returns the last of a listing's snapshots; endpoint.ErrNotFound.
+func newestSnapshot(versions []versionInfo) (versionInfo, error) {
+	for _, v := range slices.Backward(versions) {
+		if !v.Bookmark {
+			return v, nil
+		}
+	}
+	return versionInfo{}, fmt.Errorf("%w: there is no version yet", endpoint.ErrNotFound)
+}
+
+// snapshotByName finds a snapshot; "" is the newest. endpoint.ErrNotFound.
+func (f *filesystem) snapshotByName(name string) (versionInfo, error) {
+	versions, err := f.versions()
+	if err != nil {
+		return versionInfo{}, err
+	}
+	if name == "" {
+		return newestSnapshot(versions)
+	}
+	for _, v := range versions {
+		if v.Name == name && !v.Bookmark {
+			return v, nil
+		}
+	}
+	return versionInfo{}, fmt.Errorf("%w: version %s@%s", endpoint.ErrNotFound, f.name, name)
+}
+
+// versionByGUID finds a snapshot or else a bookmark; endpoint.ErrNotFound.
+func (f *filesystem) versionByGUID(guid uint64) (versionInfo, error) {
+	versions, err := f.versions()
+	if err != nil {
+		return versionInfo{}, err
+	}
+	return findGUID(versions, guid)
+}
+
+// findGUID finds a snapshot or else a bookmark; a listing has snapshots first.
+func findGUID(versions []versionInfo, guid uint64) (versionInfo, error) {
+	for _, v := range versions {
+		if v.GUID == guid {
+			return v, nil
+		}
+	}
+	return versionInfo{}, fmt.Errorf("%w: version with GUID %#x", endpoint.ErrNotFound, guid)
+}
+
+// readManifest decodes and checks the version's manifest.
+func (f *filesystem) readManifest(v versionInfo) (*Manifest, error) {
+	file, err := f.root.Open(v.manifest)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, MaxManifestBytes+int64(len(Digest{}))+1))
+	if err != nil {
+		return nil, err
+	}
+	m, err := DecodeManifest(data)
+	if err != nil {
+		return nil, fmt.Errorf("version %s of %s: %w", v.Name, f.name, err)
+	}
+	return m, nil
+}
+
+// openTree opens a snapshot's tree.
+func (f *filesystem) openTree(v versionInfo) (*treeDir, error) {
+	return openTreeDir(f.root, path.Join(path.Dir(v.manifest), treeName))
+}
+
+// commit makes a built version visible: work (a path below the filesystem's root
+// that holds treeName, manifestName and, a sender's, scanName) becomes "@name", in
+// one rename after everything in it is on disk. The caller holds the lock.
+func (f *filesystem) commit(work string, m *Manifest) error {
+	target := "@" + m.Name
+	if _, err := f.root.Lstat(target); err == nil {
+		return fmt.Errorf("%w: version %s@%s exists already", endpoint.ErrFailedPrecondition, f.name, m.Name)
+	}
+	if err := f.keepTXGAbove(m.CreateTXG); err != nil {
+		return err
+	}
+	if err := syncFileSystem(f.root); err != nil {
+		return fmt.Errorf("sync version %s@%s: %w", f.name, m.Name, err)
+	}
+	if err := f.root.Rename(work, target); err != nil {
+		return fmt.Errorf("make version visible: %w", err)
+	}
+	return errors.Join(syncDir(f.root, "."), syncDir(f.root, path.Dir(work)))
+}
+
+// syncFileSystem writes everything of the file system below root to disk.
+func syncFileSystem(root *os.Root) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+}
+
+func syncDir(root *os.Root, name string) error {
+	d, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// treeMode is the mode that a file or directory has in a tree: without set-id and
+// write bits, so that nobody edits what several versions share, but readable (and
+// directories changeable) by the store's owner, who need not be root.
+func treeMode(e *Entry) os.FileMode {
+	if e.Type == TypeDir {
+		return os.FileMode(e.Mode&0o755 | 0o700)
+	}
+	return os.FileMode(e.Mode&0o555 | 0o400)
+}

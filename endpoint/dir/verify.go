@@ -1,0 +1,152 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// VerifyOptions are options of Verify.
+type VerifyOptions struct {
+	// Progress, if set, is called after each entry with the bytes of all files
+	// verified so far.
+	Progress func(bytes int64)
+}
+
+// VerifyReport is what Verify found.
+type VerifyReport struct {
+	Filesystem string
+	Version    string
+	Files      int64 // that were read
+	Bytes      int64 // the sum of their sizes
+	// Mismatches has every entry of the tree that is not as its manifest says.
+	Mismatches []Mismatch
+}
+
+// Verify reads every file of a version in a store and compares it with its manifest:
+// type, size, BLAKE3 digest, the targets of symbolic links, and that nothing is
+// missing and nothing is there that should not be. version "" is the newest. The
+// manifest's own digest is checked first. What does not match is in the report; an
+// error says that the version could not be verified to its end.
+func Verify(ctx context.Context, store, filesystem, version string, opts VerifyOptions) (*VerifyReport, error) {
+	opened, err := openVersion(store, filesystem, version)
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	v := &verifier{
+		ctx: ctx, version: opened,
+		report: &VerifyReport{Filesystem: filesystem, Version: opened.manifest.Name},
+	}
+	for i := range opened.manifest.Entries {
+		if err := v.entry(&opened.manifest.Entries[i]); err != nil {
+			return v.report, fmt.Errorf("verify %s@%s: %w", filesystem, opened.manifest.Name, err)
+		}
+		if opts.Progress != nil {
+			opts.Progress(v.report.Bytes)
+		}
+	}
+	return v.report, nil
+}
+
+// verifier does one Verify.
+type verifier struct {
+	ctx     context.Context
+	version *openedVersion
+	report  *VerifyReport
+}
+
+func (v *verifier) entry(e *Entry) error {
+	if v.ctx.Err() != nil {
+		return context.Cause(v.ctx)
+	}
+	if !e.inTree() {
+		return nil
+	}
+	dir, name, err := v.version.tree.parent(e.Path)
+	if err == nil {
+		err = v.node(dir, name, e)
+	}
+	if err != nil && v.ctx.Err() != nil {
+		return context.Cause(v.ctx)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		v.mismatch(e.Path, "is missing")
+	case err != nil:
+		v.mismatch(e.Path, err.Error())
+	}
+	return nil
+}
+
+func (v *verifier) node(dir *treeDir, name string, e *Entry) error {
+	st, err := dir.stat(name)
+	if err != nil {
+		return err
+	}
+	if t := typeOf(&st); t != e.Type {
+		return fmt.Errorf("is a %s, not a %s", t, e.Type)
+	}
+	switch e.Type {
+	case TypeDir:
+		return v.extra(e.Path)
+	case TypeSymlink:
+		return v.symlink(dir, name, e)
+	}
+	return v.file(dir, name, e)
+}
+
+// extra looks for what is in a directory and not in the manifest.
+func (v *verifier) extra(path string) error {
+	dir, err := v.version.tree.dir(path)
+	if err != nil {
+		return err
+	}
+	names, err := dir.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		i, ok := v.version.manifest.lookup(joinPath(path, name))
+		if !ok || !v.version.manifest.Entries[i].inTree() {
+			v.mismatch(joinPath(path, name), "is not in the manifest")
+		}
+	}
+	return nil
+}
+
+func (v *verifier) symlink(dir *treeDir, name string, e *Entry) error {
+	target, err := dir.root.Readlink(name)
+	if err == nil && target != e.Target {
+		err = fmt.Errorf("points to %q, not to %q", target, e.Target)
+	}
+	return err
+}
+
+func (v *verifier) file(dir *treeDir, name string, e *Entry) error {
+	f, err := dir.openRegular(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := readContent(v.ctx, f, nil, false)
+	if err != nil {
+		return err
+	}
+	v.report.Files++
+	v.report.Bytes += info.Size
+	if info.Size != e.Size {
+		return fmt.Errorf("has %d bytes, not %d", info.Size, e.Size)
+	}
+	if info.Hash != e.Hash {
+		return errContent
+	}
+	return nil
+}
+
+func (v *verifier) mismatch(path, problem string) {
+	v.report.Mismatches = append(v.report.Mismatches, Mismatch{Path: path, Problem: problem})
+}

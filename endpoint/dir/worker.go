@@ -1,0 +1,289 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A worker makes files of a snapshotter's tree. It has its own way through the three
+// trees involved.
+type worker struct {
+	b    *snapshotter
+	src  *treeCursor
+	tree *treeCursor
+	old  *treeCursor // nil: there is no version before
+}
+
+func (b *snapshotter) newWorker() (*worker, error) {
+	w := &worker{b: b}
+	for _, c := range []struct {
+		top    *treeDir
+		cursor **treeCursor
+	}{{b.src, &w.src}, {b.tree, &w.tree}, {b.old, &w.old}} {
+		if c.top == nil {
+			continue
+		}
+		d, err := openTreeDir(c.top.root, ".")
+		if err != nil {
+			return nil, errors.Join(err, w.close())
+		}
+		*c.cursor = newTreeCursor(d)
+	}
+	return w, nil
+}
+
+func (w *worker) close() error {
+	var errs []error
+	for _, c := range []*treeCursor{w.src, w.tree, w.old} {
+		if c != nil {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// run takes batches of entries until none is left.
+func (w *worker) run(ctx context.Context, next *atomic.Int64) error {
+	for {
+		end := int(next.Add(snapshotBatch))
+		start := end - snapshotBatch
+		if start >= len(w.b.entries) {
+			return nil
+		}
+		for i := start; i < min(end, len(w.b.entries)); i++ {
+			if err := w.entry(ctx, i); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (w *worker) entry(ctx context.Context, i int) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e := &w.b.entries[i]
+	switch {
+	case e.Type == TypeFile && e.LinkGroup == 0:
+		return w.file(ctx, i)
+	case e.Type == TypeSymlink:
+		return w.symlink(e)
+	}
+	return nil // FIFOs and devices are in the manifest only
+}
+
+func (w *worker) symlink(e *Entry) error {
+	d, name, err := w.tree.parent(e.Path)
+	if err != nil {
+		return err
+	}
+	if err := d.root.Symlink(e.Target, name); err != nil {
+		return err
+	}
+	return d.dress(name, e)
+}
+
+// file makes entry i: as in the version before if it is unchanged, else by reading
+// it. One that is gone, or may not be read, is dropped.
+func (w *worker) file(ctx context.Context, i int) error {
+	if p := w.b.prev.unchanged(&w.b.entries[i], w.b.records[i]); p >= 0 && !w.b.full {
+		if w.reuse(ctx, i, p) == nil {
+			w.b.entries[i].takeRead(&w.b.prev.manifest.Entries[p])
+			return nil
+		}
+	}
+	err := w.read(ctx, i)
+	switch {
+	case errors.Is(err, errVanished):
+		w.b.dropped[i] = true
+		return nil
+	case errors.Is(err, errUnreadable):
+		w.b.dropped[i] = true
+		w.b.inconsistent(i, "is left out: "+err.Error())
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("file %q: %w", w.b.entries[i].Path, err)
+	}
+	w.b.changed.Add(1)
+	return nil
+}
+
+// takeRead takes over what is not known without opening the file.
+func (e *Entry) takeRead(from *Entry) {
+	e.Size, e.Holes, e.Hash, e.Chunks = from.Size, from.Holes, from.Hash, from.Chunks
+	e.Xattrs = from.Xattrs
+}
+
+// reuse makes entry i of what the version before has as entry p. What it began is
+// gone if it fails.
+func (w *worker) reuse(ctx context.Context, i, p int) error {
+	d, name, err := w.tree.parent(w.b.entries[i].Path)
+	if err != nil {
+		return err
+	}
+	oldDir, oldName, err := w.old.parent(w.b.prev.manifest.Entries[p].Path)
+	if err != nil {
+		return err
+	}
+	linked, err := w.b.io.reuse(ctx, oldDir, oldName, d, name, w.b.prev.manifest.Entries[p].Hash)
+	if err == nil && !linked {
+		err = d.dress(name, &w.b.entries[i])
+	}
+	if err != nil {
+		return errors.Join(err, d.remove(name))
+	}
+	return nil
+}
+
+// What keeps a single file out of a snapshot.
+var (
+	errVanished   = errors.New("is gone")
+	errUnreadable = errors.New("cannot be read")
+)
+
+// openSource opens a file of the source. It follows no link and waits for no FIFO
+// that took the file's place.
+func (w *worker) openSource(path string) (*os.File, error) {
+	d, name, err := w.src.parent(path)
+	if err != nil {
+		return nil, sourceError(err)
+	}
+	fd, err := unix.Openat(int(d.fd.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, sourceError(err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func sourceError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
+		return errVanished
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return err
+}
+
+// read makes entry i from the source. Each attempt opens the file anew: editors
+// replace files.
+func (w *worker) read(ctx context.Context, i int) error {
+	for attempt := range readAttempts {
+		stable, err := w.attempt(ctx, i)
+		if stable || err != nil {
+			return err
+		}
+		if attempt < readAttempts-1 {
+			d, name, err := w.tree.parent(w.b.entries[i].Path)
+			if err != nil {
+				return err
+			}
+			if err := d.remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	w.b.entries[i].Inconsistent = true
+	w.b.records[i].Racy = true
+	w.b.inconsistent(i, "kept changing while it was read")
+	return nil
+}
+
+// attempt reads entry i once, and says whether it stayed as it was meanwhile.
+func (w *worker) attempt(ctx context.Context, i int) (stable bool, err error) {
+	src, err := w.openSource(w.b.entries[i].Path)
+	if err != nil {
+		return false, err
+	}
+	defer src.Close()
+	seen := time.Now()
+	before, err := fstat(src)
+	if err != nil {
+		return false, err
+	}
+	if before.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false, errVanished
+	}
+	w.observe(i, &before, seen)
+	xattrs, err := readXattrs(src)
+	if err != nil {
+		return false, err
+	}
+	w.b.entries[i].Xattrs = xattrs
+	if err := w.content(ctx, i, src); err != nil {
+		return false, err
+	}
+	after, err := fstat(src)
+	return err == nil && before.Size == after.Size && before.Mtim == after.Mtim && before.Ctim == after.Ctim, err
+}
+
+func fstat(f *os.File) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	return st, os.NewSyscallError("fstat", err)
+}
+
+// observe takes over what stat says of the file that was opened.
+func (w *worker) observe(i int, st *unix.Stat_t, seen time.Time) {
+	w.b.entries[i].setStat(st)
+	r := &w.b.records[i]
+	if r.Ino != st.Ino { // replaced since the walk: the other names are another file's
+		r.Ino, w.b.entries[i].LinkGroup = st.Ino, 0
+	}
+	r.CtimeSec, r.CtimeNsec = st.Ctim.Sec, uint32(st.Ctim.Nsec)
+	r.Racy = isRacy(st, seen)
+}
+
+// content makes the file of the tree, shared with the version before where that
+// has the same content.
+func (w *worker) content(ctx context.Context, i int, src *os.File) error {
+	e := &w.b.entries[i]
+	if p := w.b.prev.likely(e, w.b.records[i]); p >= 0 {
+		info, err := hashFile(ctx, src)
+		if err != nil {
+			return err
+		}
+		if w.b.prev.manifest.Entries[p].Hash == info.Hash && w.reuse(ctx, i, p) == nil {
+			e.setContent(info)
+			return nil
+		}
+	}
+	d, name, err := w.tree.parent(e.Path)
+	if err != nil {
+		return err
+	}
+	info, err := w.b.io.ingest(ctx, src, d.root, name)
+	if err != nil {
+		return err
+	}
+	e.setContent(info)
+	return d.dress(name, e)
+}
+
+func (e *Entry) setContent(info contentInfo) {
+	e.Size, e.Holes, e.Hash, e.Chunks = info.Size, info.Holes, info.Hash, info.Chunks
+}
+
+// dress gives a node of a tree the metadata that it shows there: owners only if we
+// are root, who alone can give files away.
+func (d *treeDir) dress(name string, e *Entry) error {
+	if os.Geteuid() == 0 {
+		if err := d.chown(name, e.UID, e.GID); err != nil {
+			return err
+		}
+	}
+	if e.Type != TypeSymlink {
+		if err := d.root.Chmod(name, treeMode(e)); err != nil {
+			return err
+		}
+	}
+	return d.chtimes(name, e.MtimeSec, int64(e.MtimeNsec))
+}

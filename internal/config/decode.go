@@ -1,0 +1,317 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Numbers and durations that make sense in a configuration, whatever they are for.
+const (
+	minDuration = time.Second
+	maxDuration = 366 * 24 * time.Hour
+	maxNumber   = 1000
+)
+
+// A decoder turns the tree of a file into the structs of this package, whose
+// tags say what keys there are. It goes on after a mistake, so that all are found.
+type decoder struct {
+	file   string
+	places map[string]place      // by field, of every setting that is given
+	origin map[*yaml.Node]string // environment variable that the node was made of
+	broken map[string]bool       // fields with a mistake
+	meant  map[string]bool       // fields whose key is probably there, misspelt
+	errs   Errors
+}
+
+// A place is where a setting was given.
+type place struct {
+	line, column int
+	env          string
+}
+
+func newDecoder(file string) *decoder {
+	return &decoder{
+		file:   file,
+		places: map[string]place{},
+		origin: map[*yaml.Node]string{},
+		broken: map[string]bool{},
+		meant:  map[string]bool{},
+	}
+}
+
+// report notes a mistake at a place.
+func (d *decoder) report(at place, field, message, hint string) {
+	d.errs = append(d.errs, &Error{
+		File: d.file, Line: at.line, Column: at.column, Env: at.env,
+		Field: field, Message: message, Hint: hint,
+	})
+}
+
+// fail notes a mistake in the value of a field that is given.
+func (d *decoder) fail(field, message, hint string) {
+	d.broken[field] = true
+	d.report(d.places[field], field, message, hint)
+}
+
+// nodePlace is where the node lies, in the file or in the environment.
+func (d *decoder) nodePlace(n *yaml.Node) place {
+	if env := d.origin[n]; env != "" {
+		return place{env: env}
+	}
+	return place{line: n.Line, column: n.Column}
+}
+
+// pairPlace is where a reader looks for a key with this value: at the value if
+// that is one word, at the key if more follows.
+func (d *decoder) pairPlace(key, value *yaml.Node) place {
+	if value.Kind == yaml.ScalarNode || d.origin[value] != "" {
+		return d.nodePlace(value)
+	}
+	return d.nodePlace(key)
+}
+
+// value decodes a node, whose place is noted, into v.
+func (d *decoder) value(field string, n *yaml.Node, v reflect.Value) {
+	if n.Kind == yaml.ScalarNode && (n.Tag == "!!null" || n.Value == "") {
+		d.fail(field, "has no value", "give it one, or remove the key")
+		return
+	}
+	switch to := v.Addr().Interface().(type) {
+	case *string:
+		*to = d.text(field, n)
+	case *int:
+		*to = d.number(field, n)
+	case *time.Duration:
+		*to = d.duration(field, n)
+	case *Filter:
+		*to = d.filter(field, n)
+	case *map[string]string:
+		*to = d.names(field, n)
+	case *[]string, *[]Job:
+		d.list(field, n, v)
+	default:
+		d.section(field, n, v)
+	}
+}
+
+// section decodes a mapping into a struct, or into a new struct that v points to.
+func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
+	if v.Kind() == reflect.Pointer {
+		v.Set(reflect.New(v.Type().Elem()))
+		v = v.Elem()
+	}
+	if field == "global.logging" && n.Kind == yaml.SequenceNode {
+		d.fail(field, "must be a mapping, not a list of outlets as in zrepl", "write logging: {level: info, format: text}")
+		return
+	}
+	keys := keysOf(v.Type())
+	d.pairs(field, n, join, func(name, value *yaml.Node) {
+		i := slices.IndexFunc(keys, func(k key) bool { return k.name == name.Value })
+		if i < 0 {
+			d.unknown(field, name, v.Type())
+			return
+		}
+		member := join(field, name.Value)
+		d.places[member] = d.pairPlace(name, value)
+		if keys[i].manual && value.Value == "manual" {
+			return // an interval of 0
+		}
+		d.value(member, value, v.Field(keys[i].field))
+	})
+}
+
+func (d *decoder) unknown(field string, n *yaml.Node, section reflect.Type) {
+	known := namesOf(section)
+	hint, ok := foreign[n.Value]
+	if !ok {
+		hint = suggest(n.Value, known)
+		d.meant[join(field, nearest(n.Value, known))] = true
+	}
+	d.report(d.nodePlace(n), join(field, clip(n.Value)), "unknown key", hint)
+}
+
+// foreign are keys of zrepl that have no counterpart here, and what to do instead.
+var foreign = map[string]string{
+	"pruning":           "dualrepl destroys no snapshots by itself: remove it",
+	"monitoring":        "dualrepl has no monitoring listener: remove it",
+	"control":           "dualrepl has no control socket: remove it",
+	"send":              "zrepl's send options do not apply: remove it",
+	"recv":              "zrepl's receive options do not apply: remove it",
+	"hooks":             "dualrepl runs no hooks: remove it",
+	"timestamp_format":  "the format of timestamps is fixed: remove it",
+	"listen_freebind":   "listen on an address that the machine has, or on all with :PORT",
+	"size_estimates":    "sizes are asked for step by step: remove it",
+	"handshake_timeout": "the timeout of the handshake is fixed: remove it",
+}
+
+// pairs calls fn for each key of a mapping that is there for the first time. Name
+// is the name of a key's field: join or element.
+func (d *decoder) pairs(field string, n *yaml.Node, name func(field, key string) string, fn func(key, value *yaml.Node)) {
+	if n.Kind != yaml.MappingNode {
+		d.fail(field, "must be a mapping of keys to values, not "+kindName(n), "write KEY: VALUE lines below it, or {KEY: VALUE}")
+		return
+	}
+	first := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		line, again := first[key.Value]
+		switch {
+		case key.Kind != yaml.ScalarNode:
+			d.broken[field] = true
+			d.report(d.nodePlace(key), field, "a key must be one word, not "+kindName(key), "quote it")
+		case again:
+			d.report(d.nodePlace(key), name(field, clip(key.Value)), fmt.Sprintf("given twice, first in line %d", line), "remove one of them")
+		default:
+			first[key.Value] = key.Line
+			fn(key, value)
+		}
+	}
+}
+
+// list decodes a sequence into a slice.
+func (d *decoder) list(field string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.SequenceNode {
+		d.fail(field, "must be a list, not "+kindName(n), "begin each item with a dash, or write [A, B]")
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	for i, item := range n.Content {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		d.places[at] = d.nodePlace(item)
+		d.value(at, item, v.Index(i))
+	}
+}
+
+// names decodes a mapping whose keys are names of the user's, kept as they are written.
+func (d *decoder) names(field string, n *yaml.Node) map[string]string {
+	m := map[string]string{}
+	d.pairs(field, n, element, func(key, value *yaml.Node) {
+		entry, s := element(field, key.Value), ""
+		d.places[entry] = d.pairPlace(key, value)
+		d.value(entry, value, reflect.ValueOf(&s).Elem())
+		m[key.Value] = s
+	})
+	return m
+}
+
+func (d *decoder) filter(field string, n *yaml.Node) Filter {
+	var f Filter
+	d.pairs(field, n, element, func(key, value *yaml.Node) {
+		entry := element(field, key.Value)
+		d.places[entry] = d.pairPlace(key, value)
+		if value.Value != "true" && value.Value != "false" {
+			d.broken[field] = true
+			d.fail(entry, "must be true or false, not "+kindName(value), "true replicates it, false leaves it out")
+		}
+		f = append(f, Rule{Pattern: key.Value, Include: value.Value == "true"})
+	})
+	return f
+}
+
+// text takes a scalar as it is written: a name such as 2024 or true needs no quotes.
+func (d *decoder) text(field string, n *yaml.Node) string {
+	switch {
+	case n.Kind != yaml.ScalarNode:
+		d.fail(field, "must be text, not "+kindName(n), "write one value")
+	case strings.ContainsFunc(n.Value, isControl):
+		d.fail(field, "contains a control character", "remove it")
+	default:
+		return n.Value
+	}
+	return ""
+}
+
+func (d *decoder) number(field string, n *yaml.Node) int {
+	i, err := strconv.Atoi(n.Value)
+	if n.Kind != yaml.ScalarNode || err != nil || i < 1 || i > maxNumber {
+		d.fail(field, "must be a whole number, not "+kindName(n), fmt.Sprintf("use 1 to %d", maxNumber))
+		return 0
+	}
+	return i
+}
+
+func (d *decoder) duration(field string, n *yaml.Node) time.Duration {
+	v, err := parseDuration(n.Value)
+	switch {
+	case n.Kind != yaml.ScalarNode || err != nil:
+		hint := "write a number and a unit, such as 30s, 10m, 6h or 1d"
+		if _, err := strconv.Atoi(n.Value); err == nil {
+			hint = fmt.Sprintf("say of what: %[1]ss, %[1]sm, %[1]sh or %[1]sd", clip(n.Value))
+		}
+		d.fail(field, "must be a duration, not "+kindName(n), hint)
+		return 0
+	case v < minDuration || v > maxDuration:
+		d.fail(field, "is out of range: "+kindName(n), "use 1s to 366d")
+		return 0
+	}
+	return v
+}
+
+// parseDuration reads Go's durations, and those in whole days or weeks.
+func parseDuration(s string) (time.Duration, error) {
+	for suffix, days := range map[string]int64{"d": 1, "w": 7} {
+		if count, ok := strings.CutSuffix(s, suffix); ok {
+			n, err := strconv.ParseInt(count, 10, 16)
+			return time.Duration(n*days) * 24 * time.Hour, err
+		}
+	}
+	return time.ParseDuration(s)
+}
+
+// A key is a known key of a section.
+type key struct {
+	name   string
+	field  int  // of the struct
+	manual bool // the value may also be the word manual
+}
+
+// keysOf lists the keys of a section in the order of its struct.
+func keysOf(section reflect.Type) []key {
+	var keys []key
+	for i := range section.NumField() {
+		if tag, ok := section.Field(i).Tag.Lookup("yaml"); ok {
+			name, option, _ := strings.Cut(tag, ",")
+			keys = append(keys, key{name: name, field: i, manual: option == "manual"})
+		}
+	}
+	return keys
+}
+
+// namesOf lists the names of the keys of a section.
+func namesOf(section reflect.Type) []string {
+	var names []string
+	for _, k := range keysOf(section) {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// join names a key of a section.
+func join(field, key string) string {
+	if field == "" {
+		return key
+	}
+	return field + "." + key
+}
+
+// element names an entry of a mapping whose keys are names of the user's.
+func element(field, key string) string {
+	return fmt.Sprintf("%s[%q]", field, key)
+}
+
+// kindName says what a node is, the way a user would.
+func kindName(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	return quote(n.Value)
+}

@@ -1,0 +1,96 @@
+package config
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// TestDocs: docs/config.md describes every key, in the section of its own or in
+// that of the key that it belongs to.
+func TestDocs(t *testing.T) {
+	doc := readDocs(t)
+	walkKeys(reflect.TypeFor[Config](), nil, func(path []string) {
+		if mentioned(doc, path) {
+			return
+		}
+		t.Errorf("docs/config.md does not describe %s", strings.Join(path, "."))
+	})
+}
+
+// TestDocsExample: the configuration that docs/config.md begins with loads.
+func TestDocsExample(t *testing.T) {
+	_, rest, _ := strings.Cut(readDocs(t), "```yaml\n")
+	example, _, _ := strings.Cut(rest, "```")
+	if got := mustParse(t, example); !reflect.DeepEqual(names(got), []string{"backups", "docs"}) {
+		t.Errorf("got jobs %v", names(got))
+	}
+}
+
+// TestDocsForeign: docs/config.md tells of every key of zrepl that is reported as such.
+func TestDocsForeign(t *testing.T) {
+	doc := readDocs(t)
+	for key := range foreign {
+		if !strings.Contains(doc, "`"+key+"`") {
+			t.Errorf("docs/config.md does not tell of %s", key)
+		}
+	}
+}
+
+func readDocs(t *testing.T) string {
+	t.Helper()
+	doc, err := os.ReadFile("../../docs/config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(doc)
+}
+
+func names(cfg *Config) []string {
+	var all []string
+	for _, job := range cfg.Jobs {
+		all = append(all, job.Name)
+	}
+	return all
+}
+
+// walkKeys calls fn with the path of each key, without places in lists.
+func walkKeys(section reflect.Type, path []string, fn func(path []string)) {
+	for _, k := range keysOf(section) {
+		child := append(path[:len(path):len(path)], k.name)
+		fn(child)
+		t := section.Field(k.field).Type
+		for t.Kind() == reflect.Pointer || t == reflect.TypeFor[[]Job]() {
+			t = t.Elem()
+		}
+		if t.Kind() == reflect.Struct {
+			walkKeys(t, child, fn)
+		}
+	}
+}
+
+// mentioned reports whether the path is the title of a section, or a line of the
+// section of one of its parents begins with the rest of it. A key that only
+// leads to others is mentioned with them.
+func mentioned(doc string, path []string) bool {
+	if sectionText(doc, path[len(path)-1]) != "" {
+		return true
+	}
+	for i := range path[1:] {
+		text, rest := sectionText(doc, path[i]), strings.Join(path[i+1:], ".")
+		for _, start := range []string{"| `" + rest + "`", "- `" + rest + "`", "| `" + rest + "."} {
+			if strings.Contains(text, "\n"+start) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sectionText is the text below the title that is the key, up to the next title.
+func sectionText(doc, key string) string {
+	_, rest, _ := strings.Cut(doc, "\n## `"+key+"`\n")
+	text, _, _ := strings.Cut(rest, "\n## ")
+	return text
+}

@@ -1,0 +1,125 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/transport"
+	"github.com/dualrepl/dualrepl/transport/tcp"
+)
+
+// maxWord is the longest name of a job and the longest prefix of a snapshot, in
+// bytes: both become a part of a file's name, of which there are 255.
+const maxWord = 100
+
+// reservedName is the component below which a dir endpoint keeps its own files.
+const reservedName = ".dualrepl"
+
+// word checks a value that becomes a part of names of snapshots and bookmarks.
+func (s section) word(key, value string) {
+	if !s.sound(key) {
+		return
+	}
+	const allowed = "use letters, digits and _ - . :"
+	switch bad := strings.IndexFunc(value, isNotWord); {
+	case bad >= 0:
+		s.fail(key, fmt.Sprintf("%s contains %q", quote(value), []rune(value[bad:])[0]), allowed)
+	case len(value) > maxWord:
+		s.fail(key, fmt.Sprintf("has %d bytes", len(value)), fmt.Sprintf("use at most %d", maxWord))
+	}
+}
+
+func isNotWord(r rune) bool {
+	letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+	return !letter && !strings.ContainsRune("_-.:", r)
+}
+
+// path checks that a path does not depend on the daemon's working directory.
+func (s section) path(key, value string) {
+	if s.sound(key) && !filepath.IsAbs(value) {
+		s.fail(key, quote(value)+" is not an absolute path", "begin it with / (a leading ~ is not expanded)")
+	}
+}
+
+// address checks HOST:PORT. Only an address to listen on may leave HOST out.
+func (s section) address(key, value string) {
+	if !s.sound(key) {
+		return
+	}
+	if err := checkAddress(value, key == "listen"); err != nil {
+		s.fail(key, quote(value)+" "+err.Error(), `write "HOST:PORT", such as "backup.example.org:8888" or "[fe80::1%eth0]:8888"`)
+	}
+}
+
+func checkAddress(address string, listen bool) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		var reason *net.AddrError
+		errors.As(err, &reason)
+		return fmt.Errorf("is not an address: %s", reason.Err)
+	}
+	number, err := strconv.Atoi(port)
+	switch {
+	case err != nil || number < 1 || number > 65535:
+		return errors.New("has no port from 1 to 65535")
+	case host == "" && !listen:
+		return errors.New("has no host")
+	case strings.ContainsAny(host, " /@"):
+		return fmt.Errorf("has no host name but %q", host)
+	}
+	return nil
+}
+
+// identity checks a client identity.
+func (s section) identity(key, value string) {
+	if !s.sound(key) {
+		return
+	}
+	if err := transport.ValidateClientIdentity(value); err != nil {
+		s.fail(key, err.Error(), "it becomes the name of a directory: use letters, digits and _ - .")
+	}
+}
+
+// clients checks the map from addresses to client identities, as the transport
+// does, but each entry by itself so that its line is known.
+func (s section) clients(clients map[string]string) {
+	if !s.sound("clients") {
+		return
+	}
+	if len(clients) == 0 {
+		s.fail("clients", "is empty, so that nobody may connect", "add "+examples["clients"])
+	}
+	correct := true
+	for address, id := range clients {
+		key := element("clients", address)
+		_, err := tcp.ParseClientMap(map[string]string{address: id})
+		if err != nil && s.sound(key) {
+			s.fail(key, errors.Unwrap(err).Error(), `write {"192.0.2.7": alice}, or {"192.0.2.0/24": "site-*"} for a network`)
+		}
+		correct = correct && err == nil
+	}
+	if _, err := tcp.ParseClientMap(clients); correct && err != nil {
+		s.fail("clients", err.Error(), "remove one of them")
+	}
+}
+
+// filesystem checks a name that is the key or the value of a setting.
+func (s section) filesystem(key, name string) {
+	if !s.sound(key) {
+		return
+	}
+	const hint = "write names separated by single slashes, such as pool/alice"
+	err := endpoint.ValidateFilesystem(name)
+	switch {
+	case err != nil:
+		s.fail(key, strings.Replace(err.Error(), endpoint.ErrInvalid.Error()+": ", "", 1), hint)
+	case slices.Contains(strings.Split(name, "/"), reservedName):
+		s.fail(key, fmt.Sprintf("filesystem %q: the name %s is reserved", name, reservedName), "choose another name")
+	}
+}

@@ -1,0 +1,19 @@
+// Package daemon makes jobs of a configuration and runs them.
+//
+// A [Job] is one configured job with its endpoint and its way to the peer; the
+// commands that do one thing in the foreground use it directly. A [Daemon] runs
+// all jobs of a configuration: it takes snapshots and replicates on schedule and
+// serves what passive jobs offer.
+//
+// # How a daemon stops
+//
+// When the context of [Daemon.Run] ends, no snapshot and no step begins any more.
+// Those that run have [GracePeriod] to finish; then they are cancelled, which
+// leaves each step resumable. Run returns when all has ended.
+//
+// # What fails
+//
+// A snapshot or a replication that fails is logged and tried again at its next
+// time. What needs a person (an address that is taken, a directory that cannot be
+// made) ends the daemon with an error.
+package daemon

@@ -1,0 +1,243 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/config"
+	"github.com/dualrepl/dualrepl/replication"
+	"github.com/dualrepl/dualrepl/rpc"
+)
+
+// ErrJob is in the chain of an error that names the wrong job: there is none of
+// that name, or it is of a type that does not do what was asked.
+var ErrJob = errors.New("wrong job")
+
+// A Job is one configured job. It holds nothing open: each method opens what it
+// needs and closes it, so that jobs may be used by several processes at once.
+type Job struct {
+	conf   config.Job
+	base   *slog.Logger // for endpoints, which name the job themselves
+	logger *slog.Logger
+	within locals // nil outside a daemon
+}
+
+// Open finds a job of the configuration; the error is ErrJob.
+func Open(cfg *config.Config, name string, logger *slog.Logger) (*Job, error) {
+	i := slices.IndexFunc(cfg.Jobs, func(j config.Job) bool { return j.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: no job is named %q; there are: %s", ErrJob, name, jobNames(cfg.Jobs))
+	}
+	return newJob(cfg.Jobs[i], logger, nil), nil
+}
+
+// OpenAll returns the jobs of the configuration in their order.
+func OpenAll(cfg *config.Config, logger *slog.Logger) []*Job {
+	return newJobs(cfg, logger, nil)
+}
+
+func newJobs(cfg *config.Config, logger *slog.Logger, within locals) []*Job {
+	jobs := make([]*Job, len(cfg.Jobs))
+	for i, conf := range cfg.Jobs {
+		jobs[i] = newJob(conf, logger, within)
+	}
+	return jobs
+}
+
+func newJob(conf config.Job, logger *slog.Logger, within locals) *Job {
+	return &Job{conf: conf, base: logger, logger: logger.With("job", conf.Name), within: within}
+}
+
+func jobNames(jobs []config.Job) string {
+	names := make([]string, len(jobs))
+	for i, j := range jobs {
+		names[i] = j.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// Name is the job's name in the configuration.
+func (j *Job) Name() string { return j.conf.Name }
+
+// Type is the job's type in the configuration: one of config.TypePush to config.TypeSnap.
+func (j *Job) Type() string { return j.conf.Type }
+
+// Store is the directory that holds the job's versions: the sender's store, or the
+// receiver's root, where a sink has a directory for each client identity.
+func (j *Job) Store() string {
+	if j.sends() {
+		return j.conf.Endpoint.Store
+	}
+	return j.conf.ReceiveRoot()
+}
+
+// sends reports whether the job has a sender of its own.
+func (j *Job) sends() bool {
+	return j.conf.Type == config.TypePush || j.conf.Type == config.TypeSource || j.conf.Type == config.TypeSnap
+}
+
+// active reports whether the job drives replication.
+func (j *Job) active() bool { return j.conf.Connect != nil }
+
+// A Snapshot is one that was taken, or could not be.
+type Snapshot struct {
+	Filesystem string              `json:"filesystem"`
+	Version    string              `json:"version"`
+	Report     *dir.SnapshotReport `json:"report,omitempty"` // nil: failed
+	Err        error               `json:"-"`
+}
+
+// Snapshot takes a snapshot of each of the job's filesystems, all of one name.
+// With full every file is read again. One filesystem's failure does not keep the
+// others from theirs; the error joins all failures.
+func (j *Job) Snapshot(ctx context.Context, full bool) ([]Snapshot, error) {
+	if !j.sends() {
+		return nil, fmt.Errorf("%w: %s is a %s job, which takes no snapshots", ErrJob, j.Name(), j.Type())
+	}
+	sender, err := newSender(j.conf, j.base)
+	if err != nil {
+		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
+	}
+	name := snapshotName(j.conf.Snapshotting.Prefix, time.Now())
+	var all []Snapshot
+	var errs []error
+	for _, filesystem := range j.filesystems() {
+		s := Snapshot{Filesystem: filesystem, Version: name}
+		s.Report, s.Err = sender.Snapshot(ctx, filesystem, name, dir.SnapshotOptions{Full: full})
+		if s.Err != nil {
+			errs = append(errs, fmt.Errorf("snapshot of %s (%s): %w", filesystem, j.conf.Endpoint.Directories[filesystem], s.Err))
+		}
+		all = append(all, s)
+	}
+	return all, errors.Join(errs...)
+}
+
+// filesystems are the names of the directories that the filter selects, sorted.
+func (j *Job) filesystems() []string {
+	var names []string
+	for name := range j.conf.Endpoint.Directories {
+		if j.conf.Filesystems.Match(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// A Replication is what one replication of a job did.
+type Replication struct {
+	*replication.Report
+	Channels rpc.Stats `json:"channels"` // what it took on the wire
+}
+
+// Replicate replicates the job's filesystems once. Progress is called as
+// replication.Options says; it may be nil. The result is nil if the replication
+// could not even begin. The end of ctx leaves running steps resumable.
+func (j *Job) Replicate(ctx context.Context, progress func(replication.Progress)) (*Replication, error) {
+	s, err := j.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	return j.replicate(ctx, s, progress)
+}
+
+// replicateGracefully is Replicate as the daemon does it: see graceful.
+func (j *Job) replicateGracefully(ctx context.Context) (*Replication, error) {
+	s, err := j.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	g, work := newGraceful(ctx)
+	defer g.close()
+	s.sender, s.receiver = gracefulSender{s.sender, g}, gracefulReceiver{s.receiver, g}
+	return j.replicate(work, s, nil)
+}
+
+// sides are the two ends of a replication.
+type sides struct {
+	sender   endpoint.Sender
+	receiver endpoint.Receiver
+	tokens   endpoint.TokenReader // the local one of the two
+	client   *rpc.Client          // the other
+}
+
+// connect opens the local side and prepares the connection to the other.
+func (j *Job) connect() (s sides, err error) {
+	if !j.active() {
+		return sides{}, fmt.Errorf("%w: %s is a %s job; only push and pull jobs replicate by themselves", ErrJob, j.Name(), j.Type())
+	}
+	connecter, err := newConnecter(j.conf.Connect, j.within)
+	if err != nil {
+		return sides{}, fmt.Errorf("job %s: %w", j.Name(), err)
+	}
+	if s.client, err = rpc.NewClient(connecter, rpc.ClientOptions{Logger: j.logger}); err != nil {
+		return sides{}, fmt.Errorf("job %s: %w", j.Name(), err)
+	}
+	if err := j.openLocal(&s); err != nil {
+		s.close()
+		return sides{}, fmt.Errorf("job %s: %w", j.Name(), err)
+	}
+	return s, nil
+}
+
+func (j *Job) openLocal(s *sides) error {
+	if j.conf.Type == config.TypePush {
+		sender, err := newSender(j.conf, j.base)
+		s.sender, s.receiver, s.tokens = sender, s.client, sender
+		return err
+	}
+	receiver, err := newReceiver(j.conf, j.base)
+	s.sender, s.receiver, s.tokens = s.client, receiver, receiver
+	return err
+}
+
+// close cannot fail in a way that matters: all that was done is on disk.
+func (s sides) close() { _ = s.client.Close() }
+
+func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.Progress)) (*Replication, error) {
+	report, err := replication.Run(ctx, s.sender, s.receiver, replication.Options{
+		InitialPolicy: replication.InitialPolicy(j.conf.ConflictResolution.InitialReplication),
+		Concurrency:   j.conf.Replication.Concurrency.Steps,
+		Tokens:        s.tokens,
+		Protection:    newProtection(j.conf.Replication.Protection),
+		Progress:      progress,
+		Logger:        j.logger,
+	})
+	if err != nil {
+		err = fmt.Errorf("job %s: replication with %s: %w", j.Name(), j.peer(), err)
+	}
+	if report == nil {
+		return nil, err
+	}
+	return &Replication{Report: report, Channels: s.client.Stats()}, err
+}
+
+// peer names the other side in messages.
+func (j *Job) peer() string {
+	if j.conf.Connect.Type == config.TransportLocal {
+		return "listener " + j.conf.Connect.ListenerName
+	}
+	return j.conf.Connect.Address
+}
+
+// WaitForPeer waits until the job's peer has answered on both channels, or ctx ends.
+func (j *Job) WaitForPeer(ctx context.Context) error {
+	s, err := j.connect()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.client.WaitForConnectivity(ctx); err != nil {
+		return fmt.Errorf("job %s: peer %s: %w", j.Name(), j.peer(), err)
+	}
+	return nil
+}
