@@ -114,7 +114,8 @@ func isAny(err error, targets []error) bool {
 }
 
 // isTransient reports whether the same may succeed later. It is asked only while our
-// own context lives.
+// own context lives. An error that crossed the data channel is a text without a code:
+// it may be a filesystem that is busy, so it counts as one that passes.
 func isTransient(err error) bool {
 	if isAny(err, permanentErrors) {
 		return false
@@ -129,7 +130,7 @@ func isTransient(err error) bool {
 	if netErr := net.Error(nil); errors.As(err, &netErr) && netErr.Timeout() {
 		return true
 	}
-	return isConnectionError(err) || mentions(err, endpoint.ErrBusy)
+	return isConnectionError(err) || isRemoteText(err)
 }
 
 func isConnectionError(err error) bool {
@@ -138,24 +139,27 @@ func isConnectionError(err error) bool {
 	return errors.As(err, &opErr) || errors.As(err, &connErr)
 }
 
-// mentions finds a sentinel that crossed the data channel, where errors arrive as
-// their text and nothing else.
-func mentions(err, sentinel error) bool {
+func isRemoteText(err error) bool {
 	var remote *dataconn.RemoteError
-	return errors.As(err, &remote) && strings.Contains(remote.Text, sentinel.Error())
+	return errors.As(err, &remote)
 }
 
-// tokenAtFault reports whether a step's permanent error may be its resume token's. A
-// peer of the base protocol does not say so; anything that is not clearly something
-// else counts, because a token that is kept in vain would fail its filesystem for ever.
+// sendError is the sender's refusal to begin a step.
+type sendError struct{ error }
+
+func (e sendError) Unwrap() error { return e.error }
+
+// tokenAtFault reports whether a step failed because of its resume token. A sender of
+// the base protocol does not say so; any refusal to begin the step that is not clearly
+// something else counts, because a token that is kept in vain would fail its filesystem
+// for ever. A receiver made the token itself, and is believed only when it is explicit:
+// its other errors (a full disk) are no reason to throw away what it has.
 func tokenAtFault(err error) bool {
-	if isTransient(err) || isAny(err, []error{syscall.ENOSPC, syscall.EDQUOT}) {
+	if errors.Is(err, endpoint.ErrStaleToken) {
+		return true
+	}
+	if !errors.As(err, new(sendError)) || isAny(err, []error{endpoint.ErrPermission, endpoint.ErrUnimplemented}) {
 		return false
 	}
-	for _, other := range []error{endpoint.ErrNoSpace, endpoint.ErrPermission, endpoint.ErrUnimplemented} {
-		if errors.Is(err, other) || mentions(err, other) {
-			return false
-		}
-	}
-	return true
+	return isRemoteText(err) || !isTransient(err)
 }

@@ -90,7 +90,7 @@ func hang(c call) error {
 }
 
 // through makes a call with the faults around it.
-func through[Res any](f *faults, ctx context.Context, method, filesystem string, do func() (Res, error)) (Res, error) {
+func through[Res any](ctx context.Context, f *faults, method, filesystem string, do func() (Res, error)) (Res, error) {
 	var zero Res
 	c, err := f.enter(ctx, method, filesystem)
 	if err != nil {
@@ -119,7 +119,7 @@ func newFakeSender() *fakeSender {
 }
 
 func (s *fakeSender) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
-	res, err := through(&s.faults, ctx, "ListFilesystems", "", func() (*pdu.ListFilesystemRes, error) { return s.Source.ListFilesystems(ctx, req) })
+	res, err := through(ctx, &s.faults, "ListFilesystems", "", func() (*pdu.ListFilesystemRes, error) { return s.Source.ListFilesystems(ctx, req) })
 	if err == nil {
 		res.Filesystems = append(res.Filesystems, s.list...)
 	}
@@ -127,7 +127,7 @@ func (s *fakeSender) ListFilesystems(ctx context.Context, req *pdu.ListFilesyste
 }
 
 func (s *fakeSender) ListFilesystemVersions(ctx context.Context, req *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error) {
-	res, err := through(&s.faults, ctx, "ListFilesystemVersions", req.Filesystem, func() (*pdu.ListFilesystemVersionsRes, error) {
+	res, err := through(ctx, &s.faults, "ListFilesystemVersions", req.Filesystem, func() (*pdu.ListFilesystemVersionsRes, error) {
 		return s.Source.ListFilesystemVersions(ctx, req)
 	})
 	if err == nil {
@@ -137,12 +137,12 @@ func (s *fakeSender) ListFilesystemVersions(ctx context.Context, req *pdu.ListFi
 }
 
 func (s *fakeSender) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, error) {
-	return through(&s.faults, ctx, "SendDry", req.Filesystem, func() (*pdu.SendRes, error) { return s.Source.SendDry(ctx, req) })
+	return through(ctx, &s.faults, "SendDry", req.Filesystem, func() (*pdu.SendRes, error) { return s.Source.SendDry(ctx, req) })
 }
 
 func (s *fakeSender) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
 	var stream io.ReadCloser
-	res, err := through(&s.faults, ctx, "Send", req.Filesystem, func() (res *pdu.SendRes, err error) {
+	res, err := through(ctx, &s.faults, "Send", req.Filesystem, func() (res *pdu.SendRes, err error) {
 		res, stream, err = s.Source.Send(ctx, req)
 		return res, err
 	})
@@ -150,7 +150,7 @@ func (s *fakeSender) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, 
 }
 
 func (s *fakeSender) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
-	return through(&s.faults, ctx, "SendCompleted", req.OriginalReq.Filesystem, func() (*pdu.SendCompletedRes, error) {
+	return through(ctx, &s.faults, "SendCompleted", req.OriginalReq.Filesystem, func() (*pdu.SendCompletedRes, error) {
 		return s.Source.SendCompleted(ctx, req)
 	})
 }
@@ -168,11 +168,11 @@ func newFakeReceiver() *fakeReceiver {
 }
 
 func (r *fakeReceiver) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
-	return through(&r.faults, ctx, "ListFilesystems", "", func() (*pdu.ListFilesystemRes, error) { return r.Sink.ListFilesystems(ctx, req) })
+	return through(ctx, &r.faults, "ListFilesystems", "", func() (*pdu.ListFilesystemRes, error) { return r.Sink.ListFilesystems(ctx, req) })
 }
 
 func (r *fakeReceiver) ListFilesystemVersions(ctx context.Context, req *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error) {
-	return through(&r.faults, ctx, "ListFilesystemVersions", req.Filesystem, func() (*pdu.ListFilesystemVersionsRes, error) {
+	return through(ctx, &r.faults, "ListFilesystemVersions", req.Filesystem, func() (*pdu.ListFilesystemVersionsRes, error) {
 		return r.Sink.ListFilesystemVersions(ctx, req)
 	})
 }
@@ -184,7 +184,7 @@ func (r *fakeReceiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream 
 	if r.wrap != nil {
 		stream = r.wrap(stream)
 	}
-	return through(&r.faults, ctx, "Receive", req.Filesystem, func() (*pdu.ReceiveRes, error) { return r.Sink.Receive(ctx, req, stream) })
+	return through(ctx, &r.faults, "Receive", req.Filesystem, func() (*pdu.ReceiveRes, error) { return r.Sink.Receive(ctx, req, stream) })
 }
 
 // names lists the snapshots of an endpoint's filesystem; "none" if it has no such filesystem.

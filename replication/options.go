@@ -41,7 +41,7 @@ const (
 // progressInterval is how often moving bytes alone are reported.
 const progressInterval = 100 * time.Millisecond
 
-// Options: the zero value replicates all filesystems, one step at a time.
+// Options say how Run replicates. The zero value: all filesystems, one step at a time.
 type Options struct {
 	// Filter picks among the sender's filesystems by path. nil: all.
 	Filter func(filesystem string) bool

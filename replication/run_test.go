@@ -230,14 +230,13 @@ func TestPermanentErrors(t *testing.T) {
 
 // breakOnce leaves a resume token of the full step on the receiver, at 500,000 of
 // 1,000,000 bytes.
-func breakOnce(t *testing.T, s *fakeSender, r *fakeReceiver) *pdu.FilesystemVersion {
+func breakOnce(t *testing.T, s *fakeSender, r *fakeReceiver) {
 	t.Helper()
-	v := s.Snapshot("docs", "one", 1_000_000)
+	s.Snapshot("docs", "one", 1_000_000)
 	s.FailAt("docs", 500_000, errBroken)
 	if _, err := Run(t.Context(), s, r, Options{}); !errors.Is(err, errBroken) {
 		t.Fatalf("Run: %v", err)
 	}
-	return v
 }
 
 func TestResume(t *testing.T) {
@@ -256,38 +255,24 @@ func TestResume(t *testing.T) {
 // TestFailure12StaleTokenBlocksFilesystem: it is dropped, and the step starts anew.
 func TestFailure12StaleTokenBlocksFilesystem(t *testing.T) {
 	remote := &dataconn.RemoteError{Text: "cannot receive resume stream"}
-	tests := map[string]func(*fakeSender, *fakeReceiver, *pdu.FilesystemVersion, *Options){
-		"the sender says so": func(s *fakeSender, _ *fakeReceiver, _ *pdu.FilesystemVersion, _ *Options) {
-			s.before["Send"] = on(endpoint.ErrStaleToken, 2)
-		},
-		"the sender says something": func(s *fakeSender, _ *fakeReceiver, _ *pdu.FilesystemVersion, _ *Options) {
-			s.before["Send"] = on(remote, 2)
-		},
-		"the receiver says something": func(_ *fakeSender, r *fakeReceiver, _ *pdu.FilesystemVersion, _ *Options) {
-			r.before["Receive"] = on(remote, 2)
-		},
-		"it cannot be read": func(_ *fakeSender, _ *fakeReceiver, _ *pdu.FilesystemVersion, opts *Options) {
-			opts.Tokens = unreadable{}
-		},
-		"its version is gone": func(s *fakeSender, _ *fakeReceiver, v *pdu.FilesystemVersion, _ *Options) {
-			if _, err := s.DestroySnapshots(context.Background(), &pdu.DestroySnapshotsReq{Filesystem: "docs", Snapshots: []*pdu.FilesystemVersion{v}}); err != nil {
-				panic(err)
-			}
-		},
-		"its version is gone, unread": func(s *fakeSender, r *fakeReceiver, v *pdu.FilesystemVersion, opts *Options) {
+	tests := map[string]func(*fakeSender, *fakeReceiver, *Options){
+		"the sender says so":        func(s *fakeSender, _ *fakeReceiver, _ *Options) { s.before["Send"] = on(endpoint.ErrStaleToken, 2) },
+		"the sender says something": func(s *fakeSender, _ *fakeReceiver, _ *Options) { s.before["Send"] = on(remote, 2) },
+		"the receiver says so":      func(_ *fakeSender, r *fakeReceiver, _ *Options) { r.before["Receive"] = on(endpoint.ErrStaleToken, 2) },
+		"it cannot be read":         func(_ *fakeSender, _ *fakeReceiver, opts *Options) { opts.Tokens = unreadable{} },
+		"its version is gone":       func(s *fakeSender, _ *fakeReceiver, _ *Options) { destroyOldest(s) },
+		"its version is gone, unread": func(s *fakeSender, _ *fakeReceiver, opts *Options) {
+			destroyOldest(s)
 			opts.Tokens = nil
-			if _, err := s.DestroySnapshots(context.Background(), &pdu.DestroySnapshotsReq{Filesystem: "docs", Snapshots: []*pdu.FilesystemVersion{v}}); err != nil {
-				panic(err)
-			}
 		},
 	}
 	for name, inflict := range tests {
 		t.Run(name, func(t *testing.T) {
 			s, r := newFakeSender(), newFakeReceiver()
 			opts := Options{Tokens: s}
-			v := breakOnce(t, s, r)
+			breakOnce(t, s, r)
 			s.Snapshot("docs", "two", 1000)
-			inflict(s, r, v, &opts)
+			inflict(s, r, &opts)
 			f := mustRun(t, s, r, opts).Filesystems[0]
 			if len(f.Notes) != 1 || !strings.HasPrefix(f.Notes[0], "resume token dropped: ") {
 				t.Errorf("notes are %q", f.Notes)
@@ -299,6 +284,17 @@ func TestFailure12StaleTokenBlocksFilesystem(t *testing.T) {
 				t.Errorf("the request is %v", req)
 			}
 		})
+	}
+}
+
+func destroyOldest(s *fakeSender) {
+	list, err := s.Source.ListFilesystemVersions(context.Background(), &pdu.ListFilesystemVersionsReq{Filesystem: "docs"})
+	if err != nil {
+		panic(err)
+	}
+	req := &pdu.DestroySnapshotsReq{Filesystem: "docs", Snapshots: list.Versions[:1]}
+	if _, err := s.DestroySnapshots(context.Background(), req); err != nil {
+		panic(err)
 	}
 }
 
@@ -314,7 +310,7 @@ func TestNoSpaceKeepsToken(t *testing.T) {
 		s, r := newFakeSender(), newFakeReceiver()
 		breakOnce(t, s, r)
 		r.FailAt("docs", 700_000, full)
-		if rep, err := Run(t.Context(), s, r, Options{Tokens: s}); !errors.Is(err, full) || rep.Filesystems[0].Failures != 1 {
+		if rep, err := Run(t.Context(), s, r, Options{Tokens: s, Attempts: 1}); !errors.Is(err, full) || rep.Filesystems[0].Failures != 1 {
 			t.Errorf("Run on a full disk: %v, %+v", err, rep)
 		}
 		if f := mustRun(t, s, r, Options{Tokens: s}).Filesystems[0]; steps(f) != ">@one+" || f.Bytes > 301_000 {

@@ -75,7 +75,7 @@ func (f *filesystem) transfer(ctx context.Context, s *step) error {
 	req := f.request(s)
 	res, stream, err := f.run.sender.Send(ctx, req)
 	if err != nil {
-		return fmt.Errorf("send: %w", err)
+		return fmt.Errorf("send: %w", sendError{err})
 	}
 	if stream == nil {
 		return fmt.Errorf("%w: send returned no stream", ErrProtocol)

@@ -159,7 +159,11 @@ type body struct {
 
 func (b *body) copyFrom(ctx context.Context, stream io.Reader) error {
 	b.ctx = ctx
-	if _, err := io.CopyBuffer(b, stream, make([]byte, blockSize)); err != nil {
+	var buf []byte // a stream that writes itself needs none
+	if _, ok := stream.(io.WriterTo); !ok {
+		buf = make([]byte, blockSize)
+	}
+	if _, err := io.CopyBuffer(b, stream, buf); err != nil {
 		return err
 	}
 	if b.offset < b.size {

@@ -1,0 +1,74 @@
+package replication
+
+import (
+	"context"
+	"io"
+	"testing"
+	"testing/synctest"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/synth"
+	"github.com/dualrepl/dualrepl/rpc"
+	"github.com/dualrepl/dualrepl/transport/local"
+)
+
+// overRPC serves an endpoint, and calls use with the client of a peer of its own.
+func overRPC(t *testing.T, served endpoint.Endpoint, use func(*rpc.Client)) {
+	t.Helper()
+	wire := local.New("peer")
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- rpc.NewServer(served, rpc.ServerOptions{}).Serve(ctx, wire.Listener()) }()
+	client, err := rpc.NewClient(wire.Connecter(), rpc.ClientOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	use(client)
+	client.Close()
+	stop()
+	if err := <-stopped; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// prepared is a source with two versions whose first stream breaks as a lost connection does.
+func prepared() *synth.Source {
+	s := &synth.Source{}
+	s.Snapshot("data/docs", "one", 3_000_000)
+	s.Snapshot("data/docs", "two", 1_000_000)
+	s.FailAt("data/docs", 2_000_000, io.ErrUnexpectedEOF)
+	return s
+}
+
+func checkResumed(t *testing.T, rep *Report) {
+	t.Helper()
+	f := rep.Filesystems[1]
+	if steps(f) != ">@one+ @one>@two" || f.Bytes > 4_001_000 {
+		t.Errorf("report is %+v", f)
+	}
+}
+
+func TestPushOverRPC(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r := prepared(), &synth.Sink{}
+		overRPC(t, r, func(c *rpc.Client) {
+			checkResumed(t, mustRun(t, s, c, Options{InitialPolicy: InitialAll, Tokens: s}))
+		})
+		if got := names(t, r, "data/docs"); got != "one two" {
+			t.Errorf("the receiver has %q", got)
+		}
+	})
+}
+
+// TestPullOverRPC: the sender's error arrives as text, which may pass: the step resumes.
+func TestPullOverRPC(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, r := prepared(), &synth.Sink{}
+		overRPC(t, s, func(c *rpc.Client) {
+			checkResumed(t, mustRun(t, c, r, Options{InitialPolicy: InitialAll, Tokens: r}))
+		})
+		if got := names(t, r, "data/docs"); got != "one two" {
+			t.Errorf("the receiver has %q", got)
+		}
+	})
+}
