@@ -2,6 +2,7 @@ package dataconn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -138,7 +139,7 @@ func (cl *Client) do(ctx context.Context, endpoint string, req, res proto.Messag
 	c := newConn(ctx, wire, false)
 	c.atEnd = end
 	c.start(func() { u.run(c) })
-	if err := u.settle(c, c.readResponse(res)); err != nil {
+	if err := u.settle(ctx, c, c.readResponse(res)); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -198,7 +199,7 @@ func (u *upload) run(c *conn) {
 
 // settle waits until the upload is over, given what the server answered, and
 // returns why the request failed. The connection of a failed request is ended.
-func (u *upload) settle(c *conn, answer error) error {
+func (u *upload) settle(ctx context.Context, c *conn, answer error) error {
 	err := answer
 	if err == nil {
 		err = u.finish()
@@ -207,6 +208,10 @@ func (u *upload) settle(c *conn, answer error) error {
 	case readErr := <-u.readErr:
 		err = fmt.Errorf("read the stream to send: %w", readErr)
 	default:
+	}
+	// What the server answers to our own end explains nothing.
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, errDone) {
+		err = cause
 	}
 	if err != nil {
 		u.abandon(c, err)

@@ -19,8 +19,8 @@ type conn struct {
 	cancel context.CancelCauseFunc
 	in     frameReader // used by one goroutine at a time
 
-	writeMu  sync.Mutex // held for a whole frame
-	writeErr error      // the wire takes no more frames; guarded by writeMu
+	writer   chan struct{} // holds a value while somebody writes: a mutex that one need not wait for
+	writeErr error         // the wire takes no more frames; the writer's
 
 	// What keep looks at once a tick.
 	reading  atomic.Int32 // reads of the wire that are waiting for bytes
@@ -40,7 +40,7 @@ type conn struct {
 // newConn takes over the wire. Nothing runs yet: start does that.
 func newConn(ctx context.Context, wire transport.Wire, server bool) *conn {
 	c := &conn{
-		wire: wire, server: server,
+		wire: wire, server: server, writer: make(chan struct{}, 1),
 		quiet: make(chan struct{}), closing: make(chan struct{}), ended: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
@@ -102,9 +102,12 @@ func (c *conn) check(q *quietness) {
 		c.cancel(errPeerSilent)
 	case q.stuck >= peerTimeout:
 		c.cancel(errPeerStuck)
-	case q.sending >= heartbeatInterval && c.writeMu.TryLock():
-		q.sending = 0
-		c.wg.Go(c.beat)
+	case q.sending >= heartbeatInterval:
+		select {
+		case c.writer <- struct{}{}:
+			c.wg.Go(c.beat)
+		default: // something is being sent
+		}
 	}
 }
 
@@ -116,13 +119,13 @@ func count(d *time.Duration, quiet bool) {
 	}
 }
 
-// beat sends a heartbeat, with writeMu handed to it. It is no part of keep, since it
-// may block for as long as a slow peer likes.
+// beat sends a heartbeat, as the writer that check made it. It is no part of keep,
+// since it may block for as long as a slow peer likes.
 func (c *conn) beat() {
-	defer c.writeMu.Unlock()
+	defer c.release()
 	var frame [headerSize]byte
 	putHeader(frame[:], typeHeartbeat, 0)
-	c.writeLocked(frame[:])
+	c.writeFrames(frame[:])
 }
 
 // watch reads what comes in while nobody waits for a message or a stream, so that
@@ -160,15 +163,17 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // write sends whole frames. An error means that nothing can be sent any more.
 func (c *conn) write(frames []byte) error {
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
-	return c.writeLocked(frames)
+	c.writer <- struct{}{}
+	defer c.release()
+	return c.writeFrames(frames)
 }
 
-// writeLocked leaves a client's connection open after an error: the server's early
+func (c *conn) release() { <-c.writer }
+
+// writeFrames is for the writer. It leaves a client's connection open after an error: the server's early
 // answer, or the rest of its stream, may have arrived already. A server that cannot
 // write has lost its client.
-func (c *conn) writeLocked(frames []byte) error {
+func (c *conn) writeFrames(frames []byte) error {
 	if c.writeErr != nil {
 		return c.writeErr
 	}
@@ -215,25 +220,28 @@ func (c *conn) beginClose() {
 	c.closeOnce.Do(func() {
 		_ = c.wire.SetDeadline(time.Now().Add(shutdownTimeout)) // without one, the context still ends it
 		close(c.closing)
-		c.writeMu.Lock()
-		defer c.writeMu.Unlock()
+		c.writer <- struct{}{}
+		defer c.release()
 		c.writeReset()
 	})
 }
 
-// tearDown ends the connection at once. If no frame is half written, the peer is told.
+// tearDown ends the connection at once. The peer is told, unless a frame is half
+// written and cannot be finished.
 func (c *conn) tearDown() {
-	if c.writeMu.TryLock() {
-		if c.writeErr == nil {
-			_ = c.wire.SetWriteDeadline(time.Now().Add(resetTimeout))
-			c.writeReset()
-		}
-		c.writeMu.Unlock()
+	timer := time.NewTimer(resetTimeout)
+	defer timer.Stop()
+	select {
+	case c.writer <- struct{}{}:
+		_ = c.wire.SetWriteDeadline(time.Now().Add(resetTimeout)) // Close is next anyway
+		c.writeReset()
+		c.release()
+	case <-timer.C:
 	}
 	_ = c.wire.Close() // nobody is left to tell
 }
 
-// writeReset sends the last frame. Errors don't matter: the wire is closed next.
+// writeReset is for the writer: it sends the last frame. Errors don't matter: the wire is closed next.
 func (c *conn) writeReset() {
 	if c.writeErr != nil {
 		return

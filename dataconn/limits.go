@@ -34,8 +34,8 @@ const (
 	// tick is how exactly the times above are kept. Reads and writes only set flags,
 	// which are looked at once a tick, so that no timer is reset on the way of the data.
 	tick = 500 * time.Millisecond
-	// resetTimeout bounds the reset frame of a connection that ends before its time:
-	// a courtesy that goes out at once or not at all.
+	// resetTimeout bounds the end of a frame, and the reset frame, of a connection that
+	// ends before its time: a courtesy that goes out at once or not at all.
 	resetTimeout = 100 * time.Millisecond
 	// readerGrace is how long a failed Receive waits for a Read of its stream that is
 	// still running, before it returns without it.

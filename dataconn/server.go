@@ -160,8 +160,13 @@ func encode(what string, m proto.Message, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// answer sends an answer without a stream, and begins the connection's end.
+// answer sends an answer without a stream, and begins the connection's end. Once
+// the connection has ended there is none: what the handler says then is only that
+// its context ended, which the client must not take for the handler's own error.
 func (c *conn) answer(body []byte, err error) error {
+	if cause := context.Cause(c.ctx); cause != nil {
+		return cause
+	}
 	frames := success(body)
 	if err != nil {
 		frames = appendMessage(nil, typeResponseHeader, headerError+errorText(err))

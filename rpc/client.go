@@ -24,7 +24,7 @@ import (
 	"github.com/dualrepl/dualrepl/transportmux"
 )
 
-// ClientOptions: the zero value works.
+// ClientOptions may be the zero value.
 type ClientOptions struct {
 	// CallTimeout bounds each control call, and each ping on either channel, so
 	// that planning cannot hang. 0: DefaultCallTimeout.

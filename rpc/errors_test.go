@@ -56,7 +56,7 @@ func checkCallError(t *testing.T, method string, err error, code codes.Code, sen
 		t.Errorf("%s: %v became %v", method, answer, err)
 	}
 	for _, s := range sentinelCodes {
-		if errors.Is(err, s.sentinel) != (s.sentinel == sentinel) {
+		if errors.Is(err, s.sentinel) != errors.Is(sentinel, s.sentinel) {
 			t.Errorf("%s: %v became %v", method, answer, err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/dualrepl/dualrepl/transportmux"
 )
 
-// ServerOptions: the zero value works.
+// ServerOptions may be the zero value.
 type ServerOptions struct {
 	// Grace is how long requests that run when Serve's context ends may go on, so
 	// that a step can finish. 0: they end at once.

@@ -122,7 +122,7 @@ type panicking struct {
 
 func (p *panicking) Read(b []byte) (int, error) {
 	n, err := p.Stream.Read(b)
-	if err == io.EOF && p.inRead {
+	if errors.Is(err, io.EOF) && p.inRead {
 		panic("handler fell over")
 	}
 	return n, err
@@ -184,7 +184,7 @@ func newGate(t *testing.T) *gate {
 }
 
 func (g *gate) Read(p []byte) (int, error) {
-	if n, err := g.first.Read(p); err != io.EOF {
+	if n, err := g.first.Read(p); !errors.Is(err, io.EOF) {
 		return n, err
 	}
 	<-g.opened
@@ -267,8 +267,9 @@ func TestServeGraceEnds(t *testing.T) {
 			<-begun
 			start := time.Now()
 			server.stop()
-			if err := <-result; err == nil {
-				t.Errorf("%s succeeded", r.method)
+			var remote *dataconn.RemoteError
+			if err := <-result; err == nil || errors.As(err, &remote) {
+				t.Errorf("%s: error is %v, not the connection's", r.method, err)
 			}
 			<-server.done
 			if took := time.Since(start); took < 30*time.Second || took > 45*time.Second {

@@ -34,7 +34,7 @@ func validate(req any) error {
 func validateSend(r *pdu.SendReq) error {
 	if from := r.GetFrom(); from != nil {
 		if err := validateVersion(from); err != nil {
-			return fmt.Errorf("From: %w", err)
+			return fmt.Errorf("field From: %w", err)
 		}
 	}
 	return validateStep(r.GetFilesystem(), r.GetTo(), r.GetReplicationConfig())
@@ -45,7 +45,7 @@ func validateStep(filesystem string, to *pdu.FilesystemVersion, config *pdu.Repl
 		return err
 	}
 	if err := validateSnapshot(to); err != nil {
-		return fmt.Errorf("To: %w", err)
+		return fmt.Errorf("field To: %w", err)
 	}
 	return validateProtection(config)
 }
@@ -56,7 +56,7 @@ func validateDestroy(r *pdu.DestroySnapshotsReq) error {
 	}
 	for i, v := range r.GetSnapshots() {
 		if err := validateSnapshot(v); err != nil {
-			return fmt.Errorf("Snapshots[%d]: %w", i, err)
+			return fmt.Errorf("field Snapshots[%d]: %w", i, err)
 		}
 	}
 	return nil

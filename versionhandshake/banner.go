@@ -1,26 +1,29 @@
 package versionhandshake
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
 const (
-	lengthDigits = 10 // of the number that opens the banner
-	numberDigits = 4  // of the version and of the count of extensions
-	maxNumber    = 9999
-
-	beforeVersion    = "ZREPL_ZFS_REPLICATION PROTOVERSION="
-	beforeExtensions = " EXTENSIONS="
+	lengthDigits = 10   // of the number that opens the banner
+	maxNumber    = 9999 // version and count of extensions have four digits
 
 	// maxBody is the most bytes that may follow the length and its space. It bounds
 	// what a peer can make us allocate; the protocol's other implementation has the
 	// same bound.
 	maxBody = 65536
+)
+
+var (
+	lengthFormat    = regexp.MustCompile(`\A([0-9]{10}) \z`)
+	firstLineFormat = regexp.MustCompile(`\AZREPL_ZFS_REPLICATION PROTOVERSION=([0-9]{4}) EXTENSIONS=([0-9]{4})\z`)
 )
 
 // ErrBanner: what the peer sent is not a banner of this protocol.
@@ -36,7 +39,7 @@ func encodeBanner(b banner) ([]byte, error) {
 		return nil, fmt.Errorf("%d extensions, more than %d", len(b.extensions), maxNumber)
 	}
 	var body strings.Builder
-	fmt.Fprintf(&body, "%s%04d%s%04d\n", beforeVersion, b.version, beforeExtensions, len(b.extensions))
+	fmt.Fprintf(&body, "ZREPL_ZFS_REPLICATION PROTOVERSION=%04d EXTENSIONS=%04d\n", b.version, len(b.extensions))
 	for _, line := range b.extensions {
 		if strings.Contains(line, "\n") || !utf8.ValidString(line) {
 			return nil, fmt.Errorf("extension %q is not one line of UTF-8", line)
@@ -55,10 +58,11 @@ func readBanner(r io.Reader) (banner, error) {
 	if err := readFull(r, head[:]); err != nil {
 		return banner{}, err
 	}
-	length, rest, err := cutNumber(string(head[:]), lengthDigits)
-	if err != nil || rest != " " {
+	match := lengthFormat.FindSubmatch(head[:])
+	if match == nil {
 		return banner{}, fmt.Errorf("%w: it starts with %q", ErrBanner, head[:])
 	}
+	length := number(match[1])
 	if length > maxBody {
 		return banner{}, fmt.Errorf("%w: %d bytes, more than %d", ErrBanner, length, maxBody)
 	}
@@ -66,7 +70,7 @@ func readBanner(r io.Reader) (banner, error) {
 	if err := readFull(r, body); err != nil {
 		return banner{}, err
 	}
-	return parseBody(string(body))
+	return parseBody(body)
 }
 
 // readFull never returns io.EOF: in a handshake every end of the connection is too early.
@@ -81,59 +85,30 @@ func readFull(r io.Reader, p []byte) error {
 	return nil
 }
 
-func parseBody(body string) (banner, error) {
-	first, lines, _ := strings.Cut(body, "\n")
-	version, count, err := parseFirstLine(first)
-	if err != nil {
-		return banner{}, err
+func parseBody(body []byte) (banner, error) {
+	first, lines, ended := bytes.Cut(body, []byte{'\n'})
+	match := firstLineFormat.FindSubmatch(first)
+	if match == nil || number(match[1]) == 0 || !ended {
+		return banner{}, fmt.Errorf("%w: its first line is %q", ErrBanner, first)
 	}
+	extensions, err := parseExtensions(string(lines), number(match[2]))
+	return banner{version: int(number(match[1])), extensions: extensions}, err
+}
+
+func parseExtensions(lines string, count int64) ([]string, error) {
 	if !utf8.ValidString(lines) {
-		return banner{}, fmt.Errorf("%w: its extensions are not UTF-8", ErrBanner)
+		return nil, fmt.Errorf("%w: its extensions are not UTF-8", ErrBanner)
 	}
-	extensions := strings.SplitAfter(lines, "\n")
-	last := len(extensions) - 1
-	if last != count || extensions[last] != "" || len(body) == len(first) {
-		return banner{}, fmt.Errorf("%w: not the %d lines of extensions that it announces", ErrBanner, count)
+	extensions := strings.Split(lines, "\n")
+	last := len(extensions) - 1 // what follows the last newline: nothing, if all is well
+	if extensions[last] != "" || int64(last) != count {
+		return nil, fmt.Errorf("%w: not the %d lines of extensions that it announces", ErrBanner, count)
 	}
-	b := banner{version: version}
-	for _, line := range extensions[:last] {
-		b.extensions = append(b.extensions, strings.TrimSuffix(line, "\n"))
-	}
-	return b, nil
+	return extensions[:last], nil
 }
 
-func parseFirstLine(line string) (version, count int, err error) {
-	malformed := fmt.Errorf("%w: its first line is %q", ErrBanner, line)
-	rest, ok := strings.CutPrefix(line, beforeVersion)
-	if !ok {
-		return 0, 0, malformed
-	}
-	version, rest, err = cutNumber(rest, numberDigits)
-	if err != nil || version == 0 {
-		return 0, 0, malformed
-	}
-	rest, ok = strings.CutPrefix(rest, beforeExtensions)
-	if !ok {
-		return 0, 0, malformed
-	}
-	count, rest, err = cutNumber(rest, numberDigits)
-	if err != nil || rest != "" {
-		return 0, 0, malformed
-	}
-	return version, count, nil
-}
-
-// cutNumber parses the first n bytes of s, which must all be decimal digits, and
-// returns what follows them.
-func cutNumber(s string, n int) (number int, rest string, err error) {
-	if len(s) < n {
-		return 0, "", strconv.ErrSyntax
-	}
-	for _, c := range []byte(s[:n]) {
-		if c < '0' || c > '9' {
-			return 0, "", strconv.ErrSyntax
-		}
-	}
-	number, err = strconv.Atoi(s[:n])
-	return number, s[n:], err
+// number is for what one of the formats has found to be at most ten digits.
+func number(digits []byte) int64 {
+	n, _ := strconv.ParseInt(string(digits), 10, 64) // cannot fail, see above
+	return n
 }

@@ -121,19 +121,23 @@ func printList(w io.Writer, r listResult) error {
 		_, err := fmt.Fprintln(w, "  no versions yet")
 		return err
 	}
-	rows := [][]string{{"  VERSION", "CREATED", "FILES", "SIZE", "GUID", ""}}
+	rows := [][]string{{"  VERSION", "CREATED", "FILES", "SIZE", "GUID"}}
 	for _, fs := range r.Filesystems {
 		for _, v := range fs.Versions {
-			mark := ""
-			if v.Inconsistent {
-				mark = "inconsistent"
-			}
-			rows = append(rows, []string{
-				"  " + fs.Name + separators[v.Type] + v.Name,
-				v.Creation.Local().Format(time.DateTime),
-				strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes)), v.GUID, mark,
-			})
+			rows = append(rows, versionRow(fs.Name, v))
 		}
 	}
 	return printTable(w, rows)
+}
+
+func versionRow(filesystem string, v listVersion) []string {
+	row := []string{
+		"  " + filesystem + separators[v.Type] + v.Name,
+		v.Creation.Local().Format(time.DateTime),
+		strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes)), v.GUID,
+	}
+	if v.Inconsistent {
+		row = append(row, "inconsistent")
+	}
+	return row
 }

@@ -57,13 +57,16 @@ func (f *follower) follow(p replication.Progress) {
 	ended := f.running
 	f.running = make(map[string]bool)
 	for _, step := range p.Running {
+		if step.Bytes == 0 {
+			continue // small ones are over before there is anything to see
+		}
 		name := step.Filesystem + step.To
 		f.bars.Set(name, step.Bytes, step.Expected)
 		f.running[name] = true
 		delete(ended, name)
 	}
 	for name := range ended {
-		f.bars.Complete(name)
+		f.bars.End(name)
 	}
 }
 
@@ -77,16 +80,14 @@ func printReplication(w io.Writer, r *daemon.Replication, asJSON bool) error {
 	return nil
 }
 
-// printFilesystem leaves errors out: the command ends with them.
+// printFilesystem leaves out the error, which the command ends with, and the notes,
+// which were logged.
 func printFilesystem(w io.Writer, fs replication.FilesystemReport) {
 	for _, step := range fs.Steps {
 		printStep(w, fs.Filesystem, step)
 	}
 	if fs.State == replication.StateDone && len(fs.Steps) == 0 {
 		fmt.Fprintf(w, "%s: up to date\n", fs.Filesystem)
-	}
-	for _, note := range fs.Notes {
-		fmt.Fprintf(w, "%s: note: %s\n", fs.Filesystem, note)
 	}
 }
 

@@ -33,9 +33,7 @@ are those of dualrepl list.`,
 		}
 		bars := terminal.NewProgress(cmd.ErrOrStderr())
 		defer bars.Close()
-		report, err := job.Restore(cmd.Context(), filesystem, version, args[2], dir.RestoreOptions{
-			Progress: func(bytes int64) { bars.Set(args[1], uint64(bytes), 0) },
-		})
+		report, err := job.Restore(cmd.Context(), filesystem, version, args[2], bars.Set)
 		bars.Close()
 		if report == nil {
 			return err

@@ -28,12 +28,24 @@ beside the daemon.`,
 		if err != nil {
 			return err
 		}
-		verified, err := job.Verify(cmd.Context(), bars.Set)
+		verified, err := job.Verify(cmd.Context(), oneAfterAnother(bars))
 		bars.Close()
 		results := newVerifyResults(verified)
 		return firstError(err, printVerified(cmd, results, *asJSON), mismatchError(args[0], results))
 	}
 	return cmd
+}
+
+// oneAfterAnother ends the bar of one version when the next one's begins.
+func oneAfterAnother(bars *terminal.Progress) daemon.StoreProgress {
+	last := ""
+	return func(name string, done, total uint64) {
+		if name != last {
+			bars.End(last)
+			last = name
+		}
+		bars.Set(name, done, total)
+	}
 }
 
 // verifyResult is a daemon.Verified for scripts.

@@ -201,13 +201,19 @@ func (a *assembler) file(dir *treeDir, name string, e *Entry, file FilePlan) (li
 	}
 }
 
+// reuse takes the content of another file of this version or of the one before. It
+// is not read again; that is what Verify is for.
 func (a *assembler) reuse(tree *treeCursor, same *Entry, dir *treeDir, name string, e *Entry) (linked bool, err error) {
-	if same.Size != e.Size {
-		return false, fmt.Errorf("%w: %q has the same digest and another size", errContent, same.Path)
-	}
 	src, srcName, err := tree.parent(same.Path)
 	if err != nil {
 		return false, err
+	}
+	st, err := src.stat(srcName)
+	if err != nil {
+		return false, err
+	}
+	if typeOf(&st) != TypeFile || st.Size != e.Size {
+		return false, fmt.Errorf("%w: it should be that of %q", errContent, same.Path)
 	}
 	return a.io.reuse(a.ctx, src, srcName, dir, name, e.Hash)
 }

@@ -57,6 +57,9 @@ func NewReceiver(opts ReceiverOptions) (*Receiver, error) {
 
 // storePath is the directory of the store that the call is about.
 func (r *Receiver) storePath(ctx context.Context) (string, error) {
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
 	if !r.opts.PerClient {
 		return r.opts.Root, nil
 	}
@@ -97,7 +100,7 @@ func (r *Receiver) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq
 		}
 		res.Filesystems = append(res.Filesystems, fs)
 	}
-	return res, ctx.Err()
+	return res, nil
 }
 
 // resumeToken returns "" if there is no step to continue.
@@ -140,13 +143,25 @@ func (f *filesystem) checkStep(from, to uint64) error {
 	return nil
 }
 
-// ListFilesystemVersions implements endpoint.Endpoint.
+// ListFilesystemVersions implements endpoint.Endpoint. A placeholder has none.
 func (r *Receiver) ListFilesystemVersions(ctx context.Context, req *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error) {
 	path, err := r.storePath(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return listVersions(path, req.GetFilesystem())
+	name := req.GetFilesystem()
+	if err := ValidateFilesystem(name); err != nil {
+		return nil, err
+	}
+	s, err := openStore(path, false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if _, err := s.root.Lstat(name); err != nil {
+		return nil, fmt.Errorf("%w: filesystem %s", endpoint.ErrNotFound, name)
+	}
+	return listVersions(path, name)
 }
 
 // DestroySnapshots implements endpoint.Endpoint.
@@ -181,8 +196,8 @@ func (r *Receiver) ReadResumeToken(_ context.Context, token string) (endpoint.Re
 // Receive implements endpoint.Receiver. Whatever breaks it, what was received stays
 // on disk and has a resume token, unless it turned out to be wrong.
 func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
-	if req.GetTo().GetGuid() == 0 {
-		return nil, fmt.Errorf("%w: no version to receive", endpoint.ErrInvalid)
+	if err := checkReceive(req); err != nil {
+		return nil, err
 	}
 	path, err := r.storePath(ctx)
 	if err != nil {
@@ -207,6 +222,18 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 		return nil, fmt.Errorf("receive %s@%s: %w", req.GetFilesystem(), req.GetTo().GetName(), noSpace(err))
 	}
 	return &pdu.ReceiveRes{}, nil
+}
+
+// checkReceive refuses what could never be received, before anything is made for it.
+func checkReceive(req *pdu.ReceiveReq) error {
+	if err := ValidateFilesystem(req.GetFilesystem()); err != nil {
+		return err
+	}
+	to := req.GetTo()
+	if to.GetGuid() == 0 || to.GetType() != pdu.FilesystemVersion_Snapshot {
+		return fmt.Errorf("%w: only a snapshot with a GUID can be received", endpoint.ErrInvalid)
+	}
+	return ValidateVersion(to.GetName())
 }
 
 // noSpace marks the error of a full disk, or of a quota that is used up.

@@ -1,30 +1,243 @@
 package dir
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/endpointtest"
+	"github.com/dualrepl/dualrepl/pdu"
 )
 
 func TestSenderConforms(t *testing.T) {
 	endpointtest.TestSender(t, func(t *testing.T) endpointtest.Sender {
-		source := t.TempDir()
-		s, err := NewSender(SenderOptions{Store: filepath.Join(t.TempDir(), "store"), Directories: map[string]string{"pool/data": source}, Job: "push"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := newRig(t)
 		n := 0
-		return endpointtest.Sender{Sender: s, Filesystem: "pool/data", Snapshot: func(t *testing.T, name string) {
+		return endpointtest.Sender{Sender: r.sender, Filesystem: testFS, Snapshot: func(t *testing.T, name string) {
 			n++
-			if err := os.WriteFile(filepath.Join(source, "file"), fmt.Append(nil, "content ", n), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := s.Snapshot(t.Context(), "pool/data", name, SnapshotOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			r.write("file", fmt.Append(nil, "content ", n))
+			r.snapshot(name)
 		}}
 	})
+}
+
+func TestNewSenderRefuses(t *testing.T) {
+	for name, opts := range map[string]SenderOptions{
+		"no store":      {Job: "j"},
+		"no job":        {Store: "/s"},
+		"relative path": {Store: "/s", Job: "j", Directories: map[string]string{"a": "b"}},
+		"name":          {Store: "/s", Job: "j", Directories: map[string]string{"../a": "/b"}},
+	} {
+		if _, err := NewSender(opts); !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSenderListsPlaceholders(t *testing.T) {
+	dirs := map[string]string{"a/b/c": "/x", "a/b": "/y", "d": "/z", "secret/e": "/z"}
+	s, err := NewSender(SenderOptions{Store: t.TempDir(), Job: "j", Directories: dirs,
+		Filter: func(fs string) bool { return !strings.HasPrefix(fs, "secret") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := s.ListFilesystems(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range res.Filesystems {
+		got = append(got, fmt.Sprint(f.Path, " ", f.IsPlaceholder))
+	}
+	expect(t, "filesystems", got, []string{"a true", "a/b false", "a/b/c false", "d false"})
+	if _, err := s.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "a"}); err != nil {
+		t.Errorf("versions of a placeholder: %v", err)
+	}
+	if _, err := s.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "secret/e"}); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("versions of what is filtered out: %v", err)
+	}
+}
+
+// twoVersions has a change of every kind between its two snapshots.
+func twoVersions(t *testing.T) (r *rig, one, two *pdu.FilesystemVersion) {
+	r = newRig(t)
+	r.zoo()
+	one = r.snapshot("one")
+	large := random(1, 3<<20)
+	r.write("large", append([]byte("inserted"), large...))
+	r.write("new", random(9, 100_000))
+	r.write("new too", random(8, 100_000))
+	r.must(os.Rename(r.path("deep"), r.path("moved")))
+	r.must(os.Remove(r.path("empty")))
+	return r, one, r.snapshot("two")
+}
+
+func TestStreamIsDeterministic(t *testing.T) {
+	r, one, two := twoVersions(t)
+	for _, from := range []*pdu.FilesystemVersion{nil, one} {
+		if !bytes.Equal(r.stream(from, two, ""), r.stream(from, two, "")) {
+			t.Error("two streams of one step differ")
+		}
+	}
+	full, incremental := len(r.stream(nil, two, "")), len(r.stream(one, two, ""))
+	if full < 3<<20 || incremental > 1<<20 {
+		t.Errorf("the full stream has %d bytes, the incremental one %d", full, incremental)
+	}
+}
+
+// A stream that continues at an offset is the rest of the whole stream.
+func TestStreamContinues(t *testing.T) {
+	r, one, two := twoVersions(t)
+	m := r.manifest("two")
+	whole := r.stream(one, two, "")
+	body := whole[streamHeaderLen : len(whole)-32]
+	token := resumeToken{FromGUID: one.Guid, ToGUID: two.Guid, ToDigest: m.Digest}
+	for offset := 0; offset <= len(body); offset += max(1, min(997, len(body)-offset)) {
+		token.Offset = int64(offset)
+		rest := r.stream(one, two, token.encode())
+		h, err := parseStreamHeader(rest[:streamHeaderLen])
+		if err != nil || h.Offset != token.Offset || h.BodyLength != int64(len(body)) {
+			t.Fatalf("header %+v, %v", h, err)
+		}
+		if got, err := readStream(bytes.NewReader(rest)); err != nil || !bytes.Equal(got, body[offset:]) {
+			t.Fatalf("continued at %d: not the rest, %v", offset, err)
+		}
+		res, err := r.sender.SendDry(t.Context(), &pdu.SendReq{Filesystem: testFS, From: one, To: two, ResumeToken: token.encode()})
+		if err != nil || !res.UsedResumeToken || res.ExpectedSize != uint64(len(body)-offset) {
+			t.Fatalf("SendDry: %v, %v", res, err)
+		}
+	}
+	for name, spoil := range map[string]func(*resumeToken){
+		"another From":       func(t *resumeToken) { t.FromGUID = 0 },
+		"another To":         func(t *resumeToken) { t.ToGUID++ },
+		"another content":    func(t *resumeToken) { t.ToDigest[0]++ },
+		"offset behind body": func(t *resumeToken) { t.Offset = int64(len(body)) + 1 },
+	} {
+		bad := token
+		spoil(&bad)
+		if _, err := r.open(one, two, bad.encode()); !errors.Is(err, endpoint.ErrStaleToken) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestStreamReadsAcrossFiles(t *testing.T) {
+	r := newRig(t)
+	for i := range 100 {
+		r.write(fmt.Sprint(i), fmt.Append(nil, i))
+	}
+	stream, err := r.open(nil, r.snapshot("one"), "")
+	r.must(err)
+	defer stream.Close()
+	buf := make([]byte, 1<<20)
+	if n, err := stream.Read(buf); err != nil || n < 2000 {
+		t.Errorf("the first read returned %d bytes, %v", n, err)
+	}
+	if n, err := stream.Read(buf); n != 0 || err != io.EOF {
+		t.Errorf("the second one %d bytes, %v", n, err)
+	}
+}
+
+func TestStreamOfDamagedTree(t *testing.T) {
+	for name, damage := range map[string]func(string) error{
+		"missing": os.Remove,
+		"shorter": func(p string) error { return errors.Join(os.Chmod(p, 0o600), os.Truncate(p, 10)) },
+		"a link":  func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/etc/passwd", p)) },
+	} {
+		r := newRig(t)
+		r.write("f", random(1, 1000))
+		one := r.snapshot("one")
+		r.must(damage(r.stored("one", "f")))
+		stream, err := r.open(nil, one, "")
+		r.must(err)
+		if _, err := io.Copy(io.Discard, stream); err == nil {
+			t.Errorf("%s: the stream ends as if it were whole", name)
+		}
+		stream.Close()
+	}
+}
+
+func TestStreamEndsWithItsContext(t *testing.T) {
+	r := newRig(t)
+	r.write("f", random(1, 1000))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, stream, err := r.sender.Send(ctx, &pdu.SendReq{Filesystem: testFS, To: r.snapshot("one")})
+	r.must(err)
+	why := errors.New("why")
+	cancel(why)
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, why) {
+		t.Errorf("error %v", err)
+	}
+	r.must(stream.Close())
+	r.must(stream.Close())
+	if _, err := stream.Read(make([]byte, 1)); err == nil {
+		t.Error("reading after Close works")
+	}
+}
+
+// send starts a step with a guarantee and ends it at once.
+func (r *rig) begin(kind pdu.ReplicationGuaranteeKind, from, to *pdu.FilesystemVersion) *pdu.SendReq {
+	r.Helper()
+	req := &pdu.SendReq{Filesystem: testFS, From: from, To: to,
+		ReplicationConfig: &pdu.ReplicationConfig{Protection: &pdu.ReplicationConfigProtection{Initial: kind, Incremental: kind}}}
+	_, stream, err := r.sender.Send(r.Context(), req)
+	r.must(err)
+	r.must(stream.Close())
+	return req
+}
+
+// destroyed destroys one of the sender's snapshots and says whether that worked.
+func (r *rig) destroyed(v *pdu.FilesystemVersion) bool {
+	r.Helper()
+	res, err := r.sender.DestroySnapshots(r.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{v}})
+	r.must(err)
+	return res.Results[0].Error == ""
+}
+
+func TestSenderHolds(t *testing.T) {
+	const resumable, nothing = pdu.ReplicationGuaranteeKind_GuaranteeResumability, pdu.ReplicationGuaranteeKind_GuaranteeNothing
+	r := newRig(t)
+	one, two, three := r.snapshot("one"), r.snapshot("two"), r.snapshot("three")
+	req := r.begin(resumable, one, two)
+	if r.destroyed(one) || r.destroyed(two) {
+		t.Error("a snapshot that a step needs was destroyed")
+	}
+	_, err := r.sender.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: req})
+	r.must(err)
+	if !r.destroyed(one) {
+		t.Error("From is held after the step")
+	}
+	r.begin(resumable, two, three)
+	r.begin(nothing, two, three)
+	if !r.destroyed(two) || !r.destroyed(three) {
+		t.Error("a step without guarantees holds")
+	}
+}
+
+// The cursor stands for a snapshot that is gone: what has changed since can be sent.
+func TestSendFromCursor(t *testing.T) {
+	r := newRig(t)
+	r.write("f", random(1, 2<<20))
+	one := r.snapshot("one")
+	r.step(nil, one)
+	_, err := r.sender.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: &pdu.SendReq{Filesystem: testFS, To: one}})
+	r.must(err)
+	if !r.destroyed(one) {
+		t.Fatal("not destroyed")
+	}
+	r.write("f", append(random(1, 2<<20), 1))
+	two := r.snapshot("two")
+	if two.CreateTXG != 2 {
+		t.Errorf("CreateTXG went back to %d", two.CreateTXG)
+	}
+	if n := r.step(one, two); n > 1<<20 {
+		t.Errorf("the step from a bookmark sends %d bytes", n)
+	}
+	r.check("two")
 }

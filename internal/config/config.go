@@ -11,9 +11,9 @@ import (
 // DefaultPath is the file that is read when none is named.
 const DefaultPath = "/etc/dualrepl/dualrepl.yml"
 
-// maxFileSize bounds a configuration file, in bytes. It bounds everything that
-// is made of one as well, since the tree has no aliases.
-const maxFileSize = 1 << 20
+// maxFileSize bounds a configuration file, in bytes: some thousand directories.
+// It bounds everything that is made of one as well, since the tree has no aliases.
+const maxFileSize = 256 << 10
 
 // The types of jobs.
 const (

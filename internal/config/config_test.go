@@ -178,7 +178,7 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(path, []byte(twoJobs+strings.Repeat("#\n", maxFileSize/2)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := path + ": is larger than 1 MiB; this is not a configuration of dualrepl"
+	want := path + ": is larger than 256 KiB; this is not a configuration of dualrepl"
 	if _, err := Load(path); err == nil || err.Error() != want {
 		t.Errorf("large file: got %v, want %s", err, want)
 	}

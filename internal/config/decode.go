@@ -106,10 +106,6 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
-	if field == "global.logging" && n.Kind == yaml.SequenceNode {
-		d.fail(field, "must be a mapping, not a list of outlets as in zrepl", "write logging: {level: info, format: text}")
-		return
-	}
 	keys := keysOf(v.Type())
 	d.pairs(field, n, join, func(name, value *yaml.Node) {
 		i := slices.IndexFunc(keys, func(k key) bool { return k.name == name.Value })

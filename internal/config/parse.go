@@ -33,7 +33,7 @@ func Parse(name string, data []byte) (*Config, error) {
 // tree makes a tree of a file. It returns nil, and has noted why, if it cannot.
 func (d *decoder) tree(data []byte) *yaml.Node {
 	if len(data) > maxFileSize {
-		d.report(place{}, "", "is larger than 1 MiB", "this is not a configuration of dualrepl")
+		d.report(place{}, "", "is larger than 256 KiB", "this is not a configuration of dualrepl")
 		return nil
 	}
 	if i := invalidUTF8(data); i >= 0 {
@@ -67,11 +67,8 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 		d.syntax(data, err)
 		return nil
 	}
-	if err := file.Decode(new(yaml.Node)); err == nil {
+	if err := file.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		d.report(place{}, "", "holds more than one document", "remove what follows the line ---")
-		return nil
-	} else if !errors.Is(err, io.EOF) {
-		d.syntax(data, err)
 		return nil
 	}
 	root := doc.Content[0]

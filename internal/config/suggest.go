@@ -28,10 +28,14 @@ func suggest(word string, known []string) string {
 // word of two or three letters may have one.
 const maxEdits = 2
 
+// maxCompared is how many known words a word is compared with at most, so that
+// thousands of mistakes do not take minutes.
+const maxCompared = 1000
+
 // nearest is the known word that word may be meant for, or "": one that is few
 // edits away, or else one that contains the other.
 func nearest(word string, known []string) string {
-	if len(word) > maxQuoted {
+	if len(word) > maxQuoted || len(known) > maxCompared {
 		return ""
 	}
 	word = strings.ToLower(word)

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/dir"
 	"github.com/dualrepl/dualrepl/transport"
 	"github.com/dualrepl/dualrepl/transport/tcp"
 )
@@ -17,9 +17,6 @@ import (
 // maxWord is the longest name of a job and the longest prefix of a snapshot, in
 // bytes: both become a part of a file's name, of which there are 255.
 const maxWord = 100
-
-// reservedName is the component below which a dir endpoint keeps its own files.
-const reservedName = ".dualrepl"
 
 // word checks a value that becomes a part of names of snapshots and bookmarks.
 func (s section) word(key, value string) {
@@ -30,6 +27,8 @@ func (s section) word(key, value string) {
 	switch bad := strings.IndexFunc(value, isNotWord); {
 	case bad >= 0:
 		s.fail(key, fmt.Sprintf("%s contains %q", quote(value), []rune(value[bad:])[0]), allowed)
+	case value == "." || value == "..":
+		s.fail(key, quote(value)+" is no name", "choose another one")
 	case len(value) > maxWord:
 		s.fail(key, fmt.Sprintf("has %d bytes", len(value)), fmt.Sprintf("use at most %d", maxWord))
 	}
@@ -114,12 +113,8 @@ func (s section) filesystem(key, name string) {
 	if !s.sound(key) {
 		return
 	}
-	const hint = "write names separated by single slashes, such as pool/alice"
-	err := endpoint.ValidateFilesystem(name)
-	switch {
-	case err != nil:
-		s.fail(key, strings.Replace(err.Error(), endpoint.ErrInvalid.Error()+": ", "", 1), hint)
-	case slices.Contains(strings.Split(name, "/"), reservedName):
-		s.fail(key, fmt.Sprintf("filesystem %q: the name %s is reserved", name, reservedName), "choose another name")
+	if err := dir.ValidateFilesystem(name); err != nil {
+		reason := strings.Replace(err.Error(), endpoint.ErrInvalid.Error()+": ", "", 1) // which says nothing here
+		s.fail(key, reason, "write names separated by single slashes, such as pool/alice")
 	}
 }

@@ -134,7 +134,17 @@ func (j *Job) filesystems() []string {
 // A Replication is what one replication of a job did.
 type Replication struct {
 	*replication.Report
-	Channels rpc.Stats `json:"channels"` // what it took on the wire
+	Channels Channels `json:"channels"`
+}
+
+// Channels tells what went over which channel: rpc.Stats, for scripts.
+type Channels struct {
+	ControlCalls    uint64 `json:"control_calls"`
+	ControlSent     uint64 `json:"control_sent"` // bytes as transported
+	ControlReceived uint64 `json:"control_received"`
+	DataRequests    uint64 `json:"data_requests"`
+	DataSent        uint64 `json:"data_sent"` // bytes of streams
+	DataReceived    uint64 `json:"data_received"`
 }
 
 // Replicate replicates the job's filesystems once. Progress is called as
@@ -218,7 +228,7 @@ func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.
 	if report == nil {
 		return nil, err
 	}
-	return &Replication{Report: report, Channels: s.client.Stats()}, err
+	return &Replication{Report: report, Channels: Channels(s.client.Stats())}, err
 }
 
 // peer names the other side in messages.

@@ -1,7 +1,6 @@
 package quickstart
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -43,6 +42,31 @@ func changeSome(root string) ([]string, error) {
 	return told, nil
 }
 
+// openUp makes all of the scratch copy readable for its owner: what was closed to
+// its reader came without its content, and the copy could not be compared.
+func openUp(root string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		var need fs.FileMode
+		switch {
+		case d.IsDir():
+			need = 0o500
+		case d.Type().IsRegular():
+			need = 0o400
+		}
+		if info.Mode()&need == need {
+			return nil
+		}
+		return os.Chmod(path, info.Mode()|need)
+	})
+}
+
 // changes are the ways to change a file. The first gets the largest one.
 var changes = []func(candidate) (string, error){insertInFront, rename, chmod, appendLine, addBeside, remove}
 
@@ -51,9 +75,6 @@ var changes = []func(candidate) (string, error){insertInFront, rename, chmod, ap
 func candidates(root string) ([]candidate, error) {
 	var files []candidate
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrPermission) {
-			return fs.SkipDir
-		}
 		if err != nil {
 			return err
 		}
@@ -74,10 +95,11 @@ func candidates(root string) ([]candidate, error) {
 	return pick(files), nil
 }
 
-// sparse reports whether a file has holes, which writing it anew would fill.
+// sparse reports whether a file has large holes, which writing it anew would fill.
+// (Small files may take no block of their own, and compression looks alike.)
 func sparse(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && stat.Blocks*512 < stat.Size
+	return ok && stat.Size > 1<<20 && stat.Blocks*512 < stat.Size
 }
 
 // pick takes the largest file and, of the others, some from all over the tree.

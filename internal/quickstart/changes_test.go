@@ -61,6 +61,28 @@ func TestChangeSomeReadOnly(t *testing.T) {
 	}
 }
 
+func TestOpenUp(t *testing.T) {
+	root := t.TempDir()
+	makeTree(t, root, "closed/sub/file", "open/file")
+	modes := map[string]fs.FileMode{
+		"closed/sub/file": 0o020, "closed/sub": 0o100, "closed": 0o070, "open/file": 0o440, "open": 0o550,
+	}
+	for _, name := range []string{"closed/sub/file", "closed/sub", "closed", "open/file", "open"} {
+		if err := os.Chmod(filepath.Join(root, name), modes[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := openUp(root); err != nil {
+		t.Fatal(err)
+	}
+	modes["closed/sub/file"], modes["closed/sub"], modes["closed"] = 0o420, 0o500, 0o570
+	for name, want := range modes {
+		if info, err := os.Stat(filepath.Join(root, name)); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want %o", name, info.Mode(), err, want)
+		}
+	}
+}
+
 // snapshotOf lists names, modes and contents.
 func snapshotOf(t *testing.T, root string) []string {
 	t.Helper()

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/dualrepl/dualrepl/internal/certs"
 )
 
 const sinkTemplate = `# The passive side, written by dualrepl quickstart.
@@ -43,13 +45,14 @@ jobs:
 `
 
 // writeConfigs writes both sides' configuration files.
-func (t *tour) writeConfigs(address string, server, client certFiles) error {
+func (t *tour) writeConfigs(address string) error {
 	if !utf8.ValidString(t.result.Source + t.result.Work) {
 		return fmt.Errorf("the paths %q and %q cannot be written to a configuration file: they must be UTF-8", t.result.Source, t.result.Work)
 	}
 	q := strconv.Quote // what it makes of UTF-8 is a string of YAML too
 	t.result.SinkConfig, t.result.PushConfig = t.path("sink.yml"), t.path("push.yml")
 	t.result.Received = t.path("received/" + clientName)
+	server, client := certs.FilesOf(t.path("certs"), serverName), certs.FilesOf(t.path("certs"), clientName)
 	sink := fmt.Sprintf(sinkTemplate, sinkJob, q(t.path("received")),
 		q(address), q(server.CA), q(server.Cert), q(server.Key), clientName)
 	if err := os.WriteFile(t.result.SinkConfig, []byte(sink), 0o600); err != nil {

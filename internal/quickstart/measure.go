@@ -9,17 +9,15 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/internal/daemon"
-	"github.com/dualrepl/dualrepl/rpc"
 )
 
 // Transfer is what one replication took.
 type Transfer struct {
-	Duration   time.Duration `json:"duration_ns"`
-	Channels   rpc.Stats     `json:"channels"`
-	ActiveCPU  time.Duration `json:"active_cpu_ns"`  // of the active side's process, all that it did meanwhile
-	PassiveCPU time.Duration `json:"passive_cpu_ns"` // of the passive side's, to 10 ms
+	Duration   time.Duration   `json:"duration_ns"`
+	Channels   daemon.Channels `json:"channels"`
+	ActiveCPU  time.Duration   `json:"active_cpu_ns"`  // of the active side's process, all that it did meanwhile
+	PassiveCPU time.Duration   `json:"passive_cpu_ns"` // of the passive side's, to 10 ms
 }
 
 // DataBytes are the bytes of the streams.
@@ -42,8 +40,8 @@ func (t Transfer) Figures() (throughput, cpu float64, ok bool) {
 }
 
 // replicate runs the push job once and measures it.
-func (t *tour) replicate(ctx context.Context, push *config.Config, what string) (Transfer, error) {
-	job, err := daemon.Open(push, pushJob, t.opts.Logger)
+func (t *tour) replicate(ctx context.Context, what string) (Transfer, error) {
+	job, err := daemon.Open(t.push, pushJob, t.opts.Logger)
 	if err != nil {
 		return Transfer{}, err
 	}

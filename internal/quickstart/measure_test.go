@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dualrepl/dualrepl/rpc"
+	"github.com/dualrepl/dualrepl/internal/daemon"
 )
 
 func TestParseStat(t *testing.T) {
@@ -40,7 +40,7 @@ func TestProcessCPU(t *testing.T) {
 func TestFigures(t *testing.T) {
 	transfer := Transfer{
 		Duration:  2 * time.Second,
-		Channels:  rpc.Stats{DataSent: 512 << 20},
+		Channels:  daemon.Channels{DataSent: 512 << 20},
 		ActiveCPU: time.Second, PassiveCPU: 2 * time.Second,
 	}
 	if throughput, cpu, ok := transfer.Figures(); throughput != 0.25 || cpu != 6 || !ok {

@@ -10,13 +10,17 @@ import (
 	"slices"
 
 	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/certs"
 	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/internal/daemon"
 	"github.com/dualrepl/dualrepl/replication"
 )
 
-// The names that the configuration files use.
+// The names that the configuration files use. Those of the two sides are in their
+// certificates too; the client's is its identity, and so a directory.
 const (
+	serverName = "passive-side"
+	clientName = "active-side"
 	pushJob    = "push"
 	sinkJob    = "sink"
 	filesystem = "data"
@@ -78,6 +82,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 type tour struct {
 	opts    Options
 	result  *Result
+	push    *config.Config
 	passive *passive
 }
 
@@ -112,41 +117,48 @@ func (t *tour) prepare() error {
 		}
 	}
 	t.step("making certificates and two configuration files in %s", t.result.Work)
-	certs := t.path("certs")
-	if err := os.Mkdir(certs, 0o700); err != nil {
+	if err := os.Mkdir(t.path("certs"), 0o700); err != nil {
 		return err
 	}
-	server, client, err := makeCerts(certs)
-	if err != nil {
+	if err := certs.Make(t.path("certs"), serverName, clientName); err != nil {
 		return err
 	}
 	address, err := freeAddress()
 	if err != nil {
 		return err
 	}
-	return t.writeConfigs(address, server, client)
+	if err := t.writeConfigs(address); err != nil {
+		return err
+	}
+	return t.loadConfigs()
+}
+
+// loadConfigs finds out now what the configuration files cannot say: a path with
+// control characters, for one.
+func (t *tour) loadConfigs() (err error) {
+	if _, err := config.Load(t.result.SinkConfig); err != nil {
+		return err
+	}
+	t.push, err = config.Load(t.result.PushConfig)
+	return err
 }
 
 // travel is what there is to see, while the passive side runs.
-func (t *tour) travel(ctx context.Context) error {
-	push, err := config.Load(t.result.PushConfig)
-	if err != nil {
+func (t *tour) travel(ctx context.Context) (err error) {
+	if err := t.snapshot(ctx, t.push, t.result.Source); err != nil {
 		return err
 	}
-	if err := t.snapshot(ctx, push, t.result.Source); err != nil {
-		return err
-	}
-	if t.result.Full, err = t.replicate(ctx, push, "in full"); err != nil {
+	if t.result.Full, err = t.replicate(ctx, "in full"); err != nil {
 		return err
 	}
 	scratch, err := t.makeScratch(ctx)
 	if err != nil {
 		return err
 	}
-	if err := t.snapshot(ctx, onScratch(push, scratch), scratch); err != nil {
+	if err := t.snapshot(ctx, onScratch(t.push, scratch), scratch); err != nil {
 		return err
 	}
-	if t.result.Incremental, err = t.replicate(ctx, push, "what changed"); err != nil {
+	if t.result.Incremental, err = t.replicate(ctx, "what changed"); err != nil {
 		return err
 	}
 	return t.compare(ctx, scratch)
@@ -166,9 +178,6 @@ func (t *tour) snapshot(ctx context.Context, push *config.Config, directory stri
 	report := taken[0].Report
 	t.result.Left = append(t.result.Left, report.Inconsistent...)
 	t.addNotes(report.Notes)
-	if report.Files == 0 {
-		return fmt.Errorf("there is no file in %s that could be replicated", directory)
-	}
 	return nil
 }
 
@@ -196,6 +205,9 @@ func (t *tour) makeScratch(ctx context.Context) (string, error) {
 	t.step("making a scratch copy, to change a few files there: %s", scratch)
 	if _, err := dir.Restore(ctx, t.path("store"), filesystem, "", scratch, dir.RestoreOptions{}); err != nil {
 		return "", err
+	}
+	if err := openUp(scratch); err != nil {
+		return "", fmt.Errorf("make the scratch copy readable: %w", err)
 	}
 	changes, err := changeSome(scratch)
 	t.result.Changes = changes

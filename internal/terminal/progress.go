@@ -14,36 +14,29 @@ import (
 // barWidth is the number of columns of the bar itself, without what stands around it.
 const barWidth = 40
 
-// Progress draws one bar a name; whole ones scroll away upwards, so that hundreds of
-// names fit any terminal. Its methods may be called concurrently. A
-// Progress that has no terminal to draw on does nothing.
+// Progress draws one bar a name; ended ones scroll away upwards, so that hundreds of
+// names fit any terminal. Its methods may be called concurrently. Without a terminal
+// to draw on it draws nothing.
 type Progress struct {
 	w         io.Writer
 	container *mpb.Progress // nil: no terminal
 
 	mu   sync.Mutex
-	bars map[string]*bar // nil once closed
-}
-
-// bar is a bar that was not told yet to be whole.
-type bar struct {
-	*mpb.Bar
-	whole bool
+	bars map[string]*mpb.Bar // nil once closed
 }
 
 // NewProgress draws on w if that is a terminal. Until it is closed, what else is to
 // be seen there goes through Write.
 func NewProgress(w io.Writer) *Progress {
-	p := &Progress{w: w, bars: make(map[string]*bar)}
-	if IsTerminal(w) {
+	p := &Progress{w: w, bars: make(map[string]*mpb.Bar)}
+	if isTerminal(w) {
 		p.container = mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(),
 			mpb.WithWidth(barWidth), mpb.PopCompletedMode())
 	}
 	return p
 }
 
-// IsTerminal reports whether w is a terminal.
-func IsTerminal(w io.Writer) bool {
+func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
@@ -51,18 +44,28 @@ func IsTerminal(w io.Writer) bool {
 // Set says that done of total bytes of name have passed. A total of 0 is not known
 // yet; a total below done is raised to it.
 func (p *Progress) Set(name string, done, total uint64) {
-	p.update(name, func(b *bar) {
-		b.SetTotal(int64(max(total, done)), false)
-		b.SetCurrent(int64(done))
-	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.container == nil || p.bars == nil {
+		return
+	}
+	b, ok := p.bars[name]
+	if !ok {
+		b = p.newBar(name)
+		p.bars[name] = b
+	}
+	b.SetTotal(int64(max(total, done)), false)
+	b.SetCurrent(int64(done))
 }
 
-// Complete says that name has all its bytes.
-func (p *Progress) Complete(name string) {
-	p.update(name, func(b *bar) {
-		b.whole = true
+// End leaves the bar of name as it stands. A later Set draws a new one.
+func (p *Progress) End(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b, ok := p.bars[name]; ok {
 		b.SetTotal(-1, true)
-	})
+		delete(p.bars, name)
+	}
 }
 
 // Write writes whole lines above the bars.
@@ -73,24 +76,6 @@ func (p *Progress) Write(lines []byte) (int, error) {
 		return p.w.Write(lines)
 	}
 	return p.container.Write(lines)
-}
-
-// update changes the bar of name, which appears the first time. A bar that is whole
-// stays as it is.
-func (p *Progress) update(name string, change func(*bar)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.container == nil || p.bars == nil {
-		return
-	}
-	b, ok := p.bars[name]
-	if !ok {
-		b = &bar{Bar: p.newBar(name)}
-		p.bars[name] = b
-	}
-	if !b.whole {
-		change(b)
-	}
 }
 
 // newBar draws: name [=====>----] 12.3 MiB of 45.6 MiB, 7.8 MiB/s, 4s left.
@@ -127,7 +112,7 @@ func (p *Progress) Close() {
 		return
 	}
 	for _, b := range bars {
-		b.Abort(false) // does nothing to a whole one
+		b.Abort(false)
 	}
 	p.container.Wait()
 }

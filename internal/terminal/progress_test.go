@@ -19,7 +19,7 @@ func TestProgressDrawsNothingIntoAPipe(t *testing.T) {
 	var out bytes.Buffer
 	p := NewProgress(&out)
 	p.Set("docs", 1, 2)
-	p.Complete("docs")
+	p.End("docs")
 	if out.Len() != 0 {
 		t.Errorf("wrote %q", out.String())
 	}
@@ -35,8 +35,8 @@ func TestProgressDrawsOnATerminal(t *testing.T) {
 	p := NewProgress(slave)
 	p.Set("docs", 1<<20, 4<<20)
 	p.Set("docs", 5<<20, 4<<20) // more than was expected
-	p.Complete("docs")
-	p.Set("docs", 1, 2) // late; whole stays whole
+	p.End("docs")
+	p.Set("docs", 7<<20, 9<<20) // once more, as after a broken step
 	p.Set("photos", 512, 0)
 	fmt.Fprintln(p, "a line above")
 	p.Close()
@@ -44,7 +44,7 @@ func TestProgressDrawsOnATerminal(t *testing.T) {
 	p.Close()
 	fmt.Fprintln(p, "a line below")
 	screen := readTerminal(t, master, slave)
-	for _, want := range []string{"docs ", "5.00 MiB", "photos ", "512 B", "a line above", "a line below"} {
+	for _, want := range []string{"docs ", "5.00 MiB", "7.00 MiB of 9.00 MiB", "photos ", "512 B", "a line above", "a line below"} {
 		if !strings.Contains(screen, want) {
 			t.Errorf("screen lacks %q:\n%q", want, screen)
 		}

@@ -1,4 +1,4 @@
-package quickstart
+package certs
 
 import (
 	"crypto/ecdsa"
@@ -15,19 +15,40 @@ import (
 	"time"
 )
 
-// The common names in the certificates. The client's is its identity at the
-// passive side, and so a directory there.
-const (
-	serverName = "passive-side"
-	clientName = "active-side"
-)
+// lifetime is how long the certificates are valid: long enough to go on with them
+// for a while, short enough that nobody builds on them.
+const lifetime = 365 * 24 * time.Hour
 
-// certLifetime is how long the certificates are valid: long enough to go on with
-// them for a while, short enough that nobody builds on them.
-const certLifetime = 365 * 24 * time.Hour
+// Files are the paths of the PEM files of one side.
+type Files struct{ CA, Cert, Key string }
 
-// certFiles are the paths of one side's PEM files.
-type certFiles struct{ CA, Cert, Key string }
+// FilesOf returns the paths that Make writes to.
+func FilesOf(dir, name string) Files {
+	return Files{
+		CA:   filepath.Join(dir, "ca.crt"),
+		Cert: filepath.Join(dir, name+".crt"),
+		Key:  filepath.Join(dir, name+".key"),
+	}
+}
+
+// Make makes an authority and, signed by it, a certificate for each name, which
+// is its common name and a DNS name, good for a server and a client on this machine.
+// The files are for the owner's eyes only. The authority's own key is kept nowhere.
+func Make(dir string, names ...string) error {
+	ca, err := newAuthority()
+	if err != nil {
+		return err
+	}
+	if err := writePEM(FilesOf(dir, "").CA, "CERTIFICATE", ca.cert.Raw); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := ca.issue(FilesOf(dir, name), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // authority signs certificates.
 type authority struct {
@@ -35,30 +56,12 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// makeCerts makes a small certificate authority and, signed by it, a certificate
-// for each side, in PEM files in dir. The authority's own key is kept nowhere.
-func makeCerts(dir string) (server, client certFiles, err error) {
-	ca, err := newAuthority()
-	if err != nil {
-		return certFiles{}, certFiles{}, err
-	}
-	caFile := filepath.Join(dir, "ca.crt")
-	if err := writePEM(caFile, "CERTIFICATE", ca.cert.Raw); err != nil {
-		return certFiles{}, certFiles{}, err
-	}
-	if server, err = ca.issue(dir, caFile, serverName); err != nil {
-		return certFiles{}, certFiles{}, err
-	}
-	client, err = ca.issue(dir, caFile, clientName)
-	return server, client, err
-}
-
 func newAuthority() (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make the key of the certificate authority: %w", err)
 	}
-	template, err := certTemplate("dualrepl quickstart")
+	template, err := newTemplate("dualrepl quickstart")
 	if err != nil {
 		return nil, err
 	}
@@ -71,15 +74,15 @@ func newAuthority() (*authority, error) {
 	return &authority{cert: cert, key: key}, nil
 }
 
-// issue makes a key and a certificate for name and writes them to dir.
-func (a *authority) issue(dir, caFile, name string) (certFiles, error) {
+// issue makes a key and a certificate for name and writes them.
+func (a *authority) issue(files Files, name string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return certFiles{}, fmt.Errorf("make the key of %s: %w", name, err)
+		return fmt.Errorf("make the key of %s: %w", name, err)
 	}
-	template, err := certTemplate(name)
+	template, err := newTemplate(name)
 	if err != nil {
-		return certFiles{}, err
+		return err
 	}
 	template.DNSNames = []string{name}
 	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
@@ -87,13 +90,13 @@ func (a *authority) issue(dir, caFile, name string) (certFiles, error) {
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	cert, err := sign(template, a.cert, key, a.key)
 	if err != nil {
-		return certFiles{}, err
+		return err
 	}
-	return writePair(dir, caFile, name, cert, key)
+	return writePair(files, cert, key)
 }
 
-// certTemplate is what all the certificates have in common.
-func certTemplate(name string) (*x509.Certificate, error) {
+// newTemplate is what all the certificates have in common.
+func newTemplate(name string) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, fmt.Errorf("make a serial number: %w", err)
@@ -103,7 +106,7 @@ func certTemplate(name string) (*x509.Certificate, error) {
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: name},
 		NotBefore:    now.Add(-time.Hour), // another machine's clock may be behind
-		NotAfter:     now.Add(certLifetime),
+		NotAfter:     now.Add(lifetime),
 	}, nil
 }
 
@@ -115,16 +118,15 @@ func sign(template, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) 
 	return x509.ParseCertificate(raw)
 }
 
-func writePair(dir, caFile, name string, cert *x509.Certificate, key *ecdsa.PrivateKey) (certFiles, error) {
-	files := certFiles{CA: caFile, Cert: filepath.Join(dir, name+".crt"), Key: filepath.Join(dir, name+".key")}
+func writePair(files Files, cert *x509.Certificate, key *ecdsa.PrivateKey) error {
 	raw, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return certFiles{}, fmt.Errorf("encode the key of %s: %w", name, err)
+		return fmt.Errorf("encode the key of %s: %w", cert.Subject.CommonName, err)
 	}
 	if err := writePEM(files.Cert, "CERTIFICATE", cert.Raw); err != nil {
-		return certFiles{}, err
+		return err
 	}
-	return files, writePEM(files.Key, "PRIVATE KEY", raw)
+	return writePEM(files.Key, "PRIVATE KEY", raw)
 }
 
 // writePEM writes for the owner's eyes only, since keys are among what it writes.

@@ -1,0 +1,258 @@
+package dataconn
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/transport"
+)
+
+func listenTCP(t testing.TB) *net.TCPListener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.(*net.TCPListener)
+}
+
+func dialer(addr net.Addr) Dialer {
+	return func(ctx context.Context) (transport.Wire, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, addr.Network(), addr.String())
+		if err != nil {
+			return nil, err
+		}
+		return conn.(*net.TCPConn), nil
+	}
+}
+
+// dialTCP returns a client with one connection, and the peer's end of it.
+func dialTCP(t *testing.T) (*Client, *net.TCPConn) {
+	t.Helper()
+	wire, peer := tcpPair(t)
+	return NewClient(func(context.Context) (transport.Wire, error) { return wire, nil }), peer
+}
+
+// connectTCP returns a client of a server on loopback.
+func connectTCP(t testing.TB, h Handler) *Client {
+	t.Helper()
+	l := listenTCP(t)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.AcceptTCP()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { ServeConn(context.Background(), conn, h, nil) })
+		}
+	})
+	cl := NewClient(dialer(l.Addr()))
+	t.Cleanup(func() {
+		cl.Close()
+		l.Close()
+		wg.Wait()
+	})
+	return cl
+}
+
+// Many requests of all kinds at once: whole ones, broken ones, and ones that either
+// side breaks off.
+func TestStress(t *testing.T) {
+	data := pattern(2*frameSize + 777)
+	cl := connectTCP(t, handler{
+		ping: handlePing(nil).Ping,
+		send: func(context.Context, *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
+			return sendRes, io.NopCloser(bytes.NewReader(data)), nil
+		},
+		recv: func(_ context.Context, req *pdu.ReceiveReq, r io.Reader) (*pdu.ReceiveRes, error) {
+			if req.ClearResumeToken {
+				_, err := io.CopyN(io.Discard, r, 100_000)
+				return nil, errors.Join(errDied, err)
+			}
+			got, err := io.ReadAll(r)
+			if err == nil && !bytes.Equal(got, data) {
+				err = errors.New("received something else")
+			}
+			return new(pdu.ReceiveRes), err
+		},
+	})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 25 {
+				if err := oneOfMany(t.Context(), cl, data, (i+j)%6); err != nil {
+					t.Errorf("request %d.%d of kind %d: %v", i, j, (i+j)%6, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func oneOfMany(ctx context.Context, cl *Client, data []byte, kind int) error {
+	switch kind {
+	case 0:
+		_, err := callPing(ctx, cl)
+		return err
+	case 1:
+		got, err := callSend(ctx, cl)
+		if got != string(data) {
+			err = errors.Join(err, errors.New("received something else"))
+		}
+		return err
+	case 2:
+		_, err := cl.Receive(ctx, new(pdu.ReceiveReq), bytes.NewReader(data))
+		return err
+	case 3: // the handler fails early
+		_, err := cl.Receive(ctx, recvReq, bytes.NewReader(data))
+		return wantError[*RemoteError](err)
+	case 4: // closed early
+		_, r, err := cl.Send(ctx, sendReq)
+		if err != nil {
+			return err
+		}
+		_, err = io.CopyN(io.Discard, r, rand.Int64N(int64(len(data))))
+		return errors.Join(err, r.Close())
+	default: // cancelled in the middle
+		ctx, cancel := context.WithCancel(ctx)
+		_, err := cl.Receive(ctx, new(pdu.ReceiveReq), readerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil }))
+		if !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("error %w, want that of the context", err)
+		}
+		return nil
+	}
+}
+
+func wantError[T error](err error) error {
+	var want T
+	if !errors.As(err, &want) {
+		return fmt.Errorf("error %w, want a %T", err, want)
+	}
+	return nil
+}
+
+// The way of a frame allocates nothing: not when it is sent, not when it is received.
+func TestNoAllocations(t *testing.T) {
+	a, b := tcpPair(t)
+	sender, receiver := newConn(t.Context(), a, false), newConn(t.Context(), b, false)
+	in := inStream{c: receiver}
+	frame, buf := make([]byte, headerSize+64<<10), make([]byte, 128<<10)
+	src := bytes.NewReader(nil)
+	if n := testing.AllocsPerRun(100, func() {
+		src.Reset(frame[headerSize:])
+		n, _ := sender.fill(frame[headerSize:], src)
+		putHeader(frame, typeStream, n)
+		if err := sender.write(frame); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(&in, buf[:n]); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a frame", n)
+	}
+}
+
+func tcpPair(t testing.TB) (a, b *net.TCPConn) {
+	t.Helper()
+	l := listenTCP(t)
+	wire, err := dialer(l.Addr())(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err = l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a = wire.(*net.TCPConn)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+const benchSize = 1 << 30
+
+// zeros reads benchSize bytes that cost nothing.
+func zeros() io.Reader {
+	return io.LimitReader(readerFunc(func(p []byte) (int, error) { return len(p), nil }), benchSize)
+}
+
+// sink counts what it is given, and hides that io.Discard would read by itself.
+type sink struct{ n int64 }
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.n += int64(len(p))
+	return len(p), nil
+}
+
+// BenchmarkRawTCP is what the benchmarks below are compared with.
+func BenchmarkRawTCP(b *testing.B) {
+	b.SetBytes(benchSize)
+	for b.Loop() {
+		from, to := tcpPair(b)
+		go func() {
+			_, _ = io.CopyBuffer(struct{ io.Writer }{from}, zeros(), make([]byte, frameSize))
+			from.Close()
+		}()
+		var s sink
+		_, _ = io.CopyBuffer(&s, struct{ io.Reader }{to}, make([]byte, frameSize))
+		checkSize(b, s.n, nil)
+	}
+}
+
+func BenchmarkReceive(b *testing.B) {
+	cl := connectTCP(b, receiving(func(_ context.Context, r io.Reader) error {
+		var s sink
+		_, err := io.Copy(&s, r)
+		checkSize(b, s.n, err)
+		return err
+	}))
+	b.SetBytes(benchSize)
+	for b.Loop() {
+		if _, err := cl.Receive(b.Context(), recvReq, zeros()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	cl := connectTCP(b, handler{send: func(context.Context, *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
+		return sendRes, io.NopCloser(zeros()), nil
+	}})
+	b.SetBytes(benchSize)
+	for b.Loop() {
+		_, r, err := cl.Send(b.Context(), sendReq)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var s sink
+		_, err = io.Copy(&s, r)
+		checkSize(b, s.n, err)
+		r.Close()
+	}
+}
+
+func checkSize(b *testing.B, n int64, err error) {
+	if n != benchSize || err != nil {
+		b.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+func BenchmarkPing(b *testing.B) {
+	cl := connectTCP(b, handlePing(nil))
+	for b.Loop() {
+		if _, err := cl.Ping(b.Context(), pingReq); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

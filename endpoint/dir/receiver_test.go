@@ -1,0 +1,641 @@
+package dir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/endpointtest"
+	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
+)
+
+func TestReceiverConforms(t *testing.T) {
+	endpointtest.TestReceiver(t, func(t *testing.T) (endpointtest.Sender, endpointtest.Receiver) {
+		r := newRig(t)
+		n := 0
+		s := endpointtest.Sender{Sender: r.sender, Filesystem: testFS, Snapshot: func(t *testing.T, name string) {
+			n++
+			r.write("file", fmt.Append(nil, "content ", n))
+			r.snapshot(name)
+		}}
+		return s, endpointtest.Receiver{Receiver: r.receiver}
+	})
+}
+
+func TestNewReceiverRefuses(t *testing.T) {
+	for _, opts := range []ReceiverOptions{{Job: "sink"}, {Root: "/x"}, {Root: "/x", Job: "a/b"}} {
+		if _, err := NewReceiver(opts); !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("NewReceiver(%+v): %v", opts, err)
+		}
+	}
+}
+
+var errCut = errors.New("the connection was cut")
+
+// cut ends a stream with errCut after n bytes.
+func cut(stream []byte, n int) io.Reader {
+	return io.MultiReader(bytes.NewReader(stream[:n]), failing{})
+}
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errCut }
+
+// broken makes a rig with two versions whose step from one to the other has all
+// kinds of entries, and the stream of that step.
+func broken(t *testing.T) (r *rig, one, two *pdu.FilesystemVersion, stream []byte) {
+	r = newRig(t)
+	r.zoo()
+	r.write("patched", random(20, 4<<20))
+	one = r.snapshot("one")
+	r.step(nil, one)
+	r.must(os.Rename(r.path("large"), r.path("moved")))
+	r.write("moved copy", random(1, 3<<20))
+	data := random(20, 4<<20)
+	copy(data[1<<20:], random(21, 700_000))
+	r.write("patched", data)
+	for i := range 40 {
+		r.write(fmt.Sprintf("new/%d/file", i), random(uint64(30+i), 60_000))
+	}
+	r.must(os.Link(r.path("new/7/file"), r.path("new/8/same file")))
+	two = r.snapshot("two")
+	return r, one, two, r.stream(one, two, "")
+}
+
+func TestReceiveResumesAfterCut(t *testing.T) {
+	r, one, two, whole := broken(t)
+	cuts := []int{0, 1, streamHeaderLen - 1, streamHeaderLen, streamHeaderLen + 1, streamHeaderLen + deltaPrefixLen, len(whole) - 33, len(whole) - 32, len(whole) - 1}
+	for i := range 40 {
+		cuts = append(cuts, streamHeaderLen+i*(len(whole)-streamHeaderLen)/40)
+	}
+	for _, n := range cuts {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			r.T = t
+			if err := r.receive(two, cut(whole, n)); !errors.Is(err, errCut) {
+				t.Fatalf("Receive of a stream that is cut: %v", err)
+			}
+			if got := r.versions(); !slices.Equal(got, []string{"one"}) {
+				t.Fatalf("after the cut there are %v", got)
+			}
+			token := r.token()
+			if (token == "") != (n <= streamHeaderLen) {
+				t.Fatalf("token %q", token)
+			}
+			rest := r.stream(one, two, token)
+			if got, want := n-streamHeaderLen+len(rest), len(whole); token != "" && n < len(whole)-32 && got != want {
+				t.Errorf("the two streams have %d bytes, want %d", got, want)
+			}
+			r.must(r.receive(two, bytes.NewReader(rest)))
+			r.check("two")
+			if token := r.token(); token != "" {
+				t.Errorf("token %q after commit", token)
+			}
+			r.destroy(two)
+		})
+	}
+}
+
+// destroy destroys a version on the receiver, its hold too.
+func (r *rig) destroy(v *pdu.FilesystemVersion) {
+	r.Helper()
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	r.must(f.setHolds(lastReceivedHoldTag("sink")))
+	res, err := r.receiver.DestroySnapshots(r.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{v}})
+	r.must(err)
+	if res.Results[0].Error != "" {
+		r.Fatal(res.Results[0].Error)
+	}
+}
+
+// TestReceiveResumesAgainAndAgain cuts every stream of a step after few bytes.
+func TestReceiveResumesAgainAndAgain(t *testing.T) {
+	r, one, two, whole := broken(t)
+	for n := 0; ; n++ {
+		rest := r.stream(one, two, r.token())
+		if len(rest) < 300_000 {
+			r.must(r.receive(two, bytes.NewReader(rest)))
+			break
+		}
+		if err := r.receive(two, cut(rest, 250_000)); !errors.Is(err, errCut) {
+			t.Fatal(err)
+		}
+		if n > len(whole)/200_000 {
+			t.Fatal("it makes no headway")
+		}
+	}
+	r.check("two")
+}
+
+// TestReceiveRewinds: a stream may begin before what the receiver has.
+func TestReceiveRewinds(t *testing.T) {
+	r, one, two, whole := broken(t)
+	_ = r.receive(two, cut(whole, len(whole)/3))
+	early := r.token()
+	_ = r.receive(two, cut(r.stream(one, two, early), len(whole)/3))
+	r.must(r.receive(two, bytes.NewReader(r.stream(one, two, early))))
+	r.check("two")
+}
+
+// TestReceiveDamagedStream flips one bit in each byte of a stream, in turn.
+func TestReceiveDamagedStream(t *testing.T) {
+	r := newRig(t)
+	r.write("a", []byte("some text"))
+	r.write("b/c", bytes.Repeat([]byte("x"), 100))
+	one := r.snapshot("one")
+	whole := r.stream(nil, one, "")
+	for i := range whole {
+		damaged := slices.Clone(whole)
+		damaged[i] ^= 1 << (i % 8)
+		if err := r.receive(one, bytes.NewReader(damaged)); err == nil {
+			t.Fatalf("byte %d of %d flipped, and nobody notices", i, len(whole))
+		}
+		if got := r.versions(); len(got) > 0 {
+			t.Fatalf("byte %d of %d flipped made %v", i, len(whole), got)
+		}
+		if i%16 > 0 {
+			continue
+		}
+		// What the damaged stream left behind must not spoil the step.
+		r.must(r.receive(one, bytes.NewReader(r.stream(nil, one, r.token()))))
+		r.check("one")
+		r.destroy(one)
+	}
+}
+
+func TestReceiveMoreThanAStream(t *testing.T) {
+	r := newRig(t)
+	one := r.snapshot("one")
+	if err := r.receive(one, bytes.NewReader(append(r.stream(nil, one, ""), 0))); err == nil {
+		t.Error("a byte behind the trailer goes unnoticed")
+	}
+}
+
+// TestFailure12StaleTokenBlocks: a resume token that does not match any more must not
+// block its filesystem.
+func TestFailure12StaleTokenBlocks(t *testing.T) {
+	t.Run("the sender's To is another one now", func(t *testing.T) {
+		r := newRig(t)
+		r.write("f", random(1, 2<<20))
+		one := r.snapshot("one")
+		_ = r.receive(one, cut(r.stream(nil, one, ""), 1<<20))
+		token := r.token()
+		if token == "" {
+			t.Fatal("no token")
+		}
+		r.must(os.RemoveAll(r.store))
+		r.write("f", random(2, 2<<20))
+		again := r.snapshot("one")
+		if _, err := r.open(nil, again, token); !errors.Is(err, endpoint.ErrStaleToken) {
+			t.Fatalf("Send with a stale token: %v", err)
+		}
+		_, err := r.receiver.Receive(t.Context(), &pdu.ReceiveReq{Filesystem: testFS, To: again, ClearResumeToken: true},
+			bytes.NewReader(r.stream(nil, again, "")))
+		r.must(err)
+		r.check("one")
+	})
+	t.Run("the receiver's From is gone", func(t *testing.T) {
+		r, _, two, whole := broken(t)
+		_ = r.receive(two, cut(whole, len(whole)/2))
+		r.destroy(&pdu.FilesystemVersion{Name: "one", Guid: r.guid("one")})
+		if token := r.token(); token != "" {
+			t.Errorf("token %q", token)
+		}
+		r.step(nil, two)
+		r.check("two")
+	})
+	t.Run("the receiver was emptied", func(t *testing.T) {
+		r, one, two, whole := broken(t)
+		_ = r.receive(two, cut(whole, len(whole)/2))
+		rest := r.stream(one, two, r.token())
+		r.must(os.RemoveAll(filepath.Join(r.root, testFS, receivingDir)))
+		if err := r.receive(two, bytes.NewReader(rest)); !errors.Is(err, endpoint.ErrStaleToken) {
+			t.Errorf("Receive of the rest of nothing: %v", err)
+		}
+		r.step(one, two)
+		r.check("two")
+	})
+}
+
+func (r *rig) guid(name string) uint64 {
+	r.Helper()
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	v, err := f.snapshotByName(name)
+	r.must(err)
+	return v.GUID
+}
+
+// TestReceiveAfterReboot: what was not synced is not trusted under another boot.
+func TestReceiveAfterReboot(t *testing.T) {
+	r, one, two, whole := broken(t)
+	_ = r.receive(two, cut(whole, len(whole)/2))
+	if r.token() == "" {
+		t.Fatal("no token")
+	}
+	r.receiver.boot = "another"
+	if token := r.token(); token != "" {
+		t.Errorf("token %q after a reboot without a sync", token)
+	}
+	r.step(one, two)
+	r.check("two")
+}
+
+func TestTrusted(t *testing.T) {
+	record := progressRecord{written: 900, synced: 300, boot: blake3.Sum256([]byte("boot"))}.encode()
+	torn := slices.Clone(record)
+	torn[7]++
+	tests := []struct {
+		name   string
+		record []byte
+		boot   string
+		want   int64
+	}{
+		{"same boot", record, "boot", 900},
+		{"other boot", record, "other", 300},
+		{"unknown boot", record, "", 300},
+		{"torn", torn, "boot", 0},
+		{"short", record[:20], "boot", 0},
+		{"empty", nil, "boot", 0},
+	}
+	for _, tt := range tests {
+		if got := trusted(tt.record, tt.boot); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestPartialSyncs: every syncEvery bytes the progress survives a power loss.
+func TestPartialSyncs(t *testing.T) {
+	f, err := openFilesystem(t.TempDir(), testFS, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := f.startPartial(streamHeader{ToGUID: 1}, "boot", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	steps := []struct {
+		advance        int
+		here, rebooted int64
+	}{
+		{1, 0, 0},
+		{saveEvery, saveEvery + 1, 0},
+		{syncEvery - saveEvery - 1, syncEvery, syncEvery},
+		{saveEvery, syncEvery + saveEvery, syncEvery},
+	}
+	for i, step := range steps {
+		if err := p.advance(step.advance); err != nil {
+			t.Fatal(err)
+		}
+		here, _ := f.brokenStep("boot")
+		rebooted, _ := f.brokenStep("other")
+		if here.Offset != step.here || rebooted.Offset != step.rebooted {
+			t.Errorf("step %d: %d bytes, %d after a reboot; want %d and %d", i, here.Offset, rebooted.Offset, step.here, step.rebooted)
+		}
+	}
+	if err := p.rewind(5); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := f.brokenStep("other"); after.Offset != 5 {
+		t.Errorf("after a rewind to 5: %d", after.Offset)
+	}
+}
+
+// TestReceiveProcess is no test but the receiving process of others, started with
+// the root, the version's name and its GUID. It receives its standard input.
+func TestReceiveProcess(t *testing.T) {
+	if flag.NArg() != 3 {
+		t.Skip("not started by another test")
+	}
+	receiver, err := NewReceiver(ReceiverOptions{Root: flag.Arg(0), Job: "sink"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guid, err := strconv.ParseUint(flag.Arg(2), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = receiver.Receive(t.Context(), &pdu.ReceiveReq{Filesystem: testFS, To: &pdu.FilesystemVersion{Name: flag.Arg(1), Guid: guid}}, os.Stdin)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// process starts a receiving process and writes n bytes of the stream to it.
+func (r *rig) process(to *pdu.FilesystemVersion, stream []byte) (*exec.Cmd, io.WriteCloser) {
+	r.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestReceiveProcess$", "--", r.root, to.Name, strconv.FormatUint(to.Guid, 10))
+	in, err := cmd.StdinPipe()
+	r.must(err)
+	r.must(cmd.Start())
+	_, err = in.Write(stream)
+	r.must(err)
+	return cmd, in
+}
+
+// TestReceiveKilled kills receiving processes at many places of a stream. What was
+// written to a process and not read yet, a pipe's 64 KiB, counts as sent.
+func TestReceiveKilled(t *testing.T) {
+	const allowed = 8 << 20
+	r := newRig(t)
+	for i := range 100 {
+		r.write(fmt.Sprintf("dir%d/file%d", i%7, i), random(uint64(i), 20_000+i*1000))
+	}
+	r.write("large", random(200, 30<<20))
+	one := r.snapshot("one")
+	whole := r.stream(nil, one, "")
+	sent := 0
+	for _, n := range []int{100_000, 700_000, 5 << 20, 1 << 20, 9 << 20, 300_000, 4 << 20} {
+		rest := r.stream(nil, one, r.token())
+		if repeated := sent + len(rest) - len(whole); repeated > allowed {
+			t.Fatalf("%d bytes are sent again", repeated)
+		}
+		sent = len(whole) - len(rest) + n
+		cmd, in := r.process(one, rest[:n])
+		r.must(cmd.Process.Kill())
+		_ = cmd.Wait()
+		in.Close()
+		if got := r.versions(); len(got) > 0 {
+			t.Fatalf("a killed receive made %v", got)
+		}
+	}
+	cmd, in := r.process(one, r.stream(nil, one, r.token()))
+	in.Close()
+	r.must(cmd.Wait())
+	r.check("one")
+}
+
+func TestReceiveBusyAcrossProcesses(t *testing.T) {
+	r := newRig(t)
+	r.write("large", random(1, 4<<20))
+	one := r.snapshot("one")
+	whole := r.stream(nil, one, "")
+	// More than a pipe holds: the process has read some of it, so it has the lock.
+	cmd, in := r.process(one, whole[:1<<20])
+	if err := r.receive(one, bytes.NewReader(whole)); !errors.Is(err, endpoint.ErrBusy) {
+		t.Errorf("a receive beside another process's: %v", err)
+	}
+	_, err := in.Write(whole[1<<20:])
+	r.must(err)
+	in.Close()
+	r.must(cmd.Wait())
+	r.check("one")
+}
+
+// TestReceiveDiskFull fills a small tmpfs.
+func TestReceiveDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("SKIPPED: no tmpfs can be mounted here: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	r := newRig(t)
+	var err error
+	r.root = filepath.Join(dir, "root")
+	r.receiver, err = NewReceiver(ReceiverOptions{Root: r.root, Job: "sink"})
+	r.must(err)
+	for i := range 6 {
+		r.write(fmt.Sprint("file", i), random(uint64(i), 1<<20))
+	}
+	one := r.snapshot("one")
+	whole := r.stream(nil, one, "")
+	if err := r.receive(one, bytes.NewReader(whole)); !errors.Is(err, endpoint.ErrNoSpace) {
+		t.Fatalf("Receive on a full disk: %v", err)
+	}
+	r.must(unix.Mount("", dir, "", unix.MS_REMOUNT, "size=16m"))
+	rest := r.stream(nil, one, r.token())
+	if len(rest) > len(whole)-2<<20 {
+		t.Errorf("%d bytes of %d are sent again", len(rest), len(whole))
+	}
+	r.must(r.receive(one, bytes.NewReader(rest)))
+	r.check("one")
+}
+
+// hostileStream makes a stream of a full step out of whatever manifest.
+func hostileStream(m *Manifest, literals []byte) []byte {
+	m.Encode()
+	delta := encodeDelta(nil, m)
+	h := streamHeader{ToGUID: m.GUID, ToDigest: m.Digest, BodyLength: int64(deltaPrefixLen + len(delta) + len(literals))}
+	stream := append(h.encode(), 0, 0, 0, 0, byte(len(delta)>>24), byte(len(delta)>>16), byte(len(delta)>>8), byte(len(delta)))
+	stream = append(append(stream, delta...), literals...)
+	sum := blake3.Sum256(stream)
+	return append(stream, sum[:]...)
+}
+
+// TestReceiveHostile sends manifests that no sender makes.
+func TestReceiveHostile(t *testing.T) {
+	outside := t.TempDir()
+	root := Entry{Type: TypeDir, Mode: 0o755}
+	dir := func(path string) Entry { return Entry{Path: path, Type: TypeDir, Mode: 0o755} }
+	evil := []byte("evil")
+	file := func(path string) Entry {
+		return Entry{Path: path, Type: TypeFile, Mode: 0o644, Size: int64(len(evil)), Hash: blake3.Sum256(evil)}
+	}
+	link := func(path, target string) Entry { return Entry{Path: path, Type: TypeSymlink, Target: target} }
+	grouped := func(e Entry, n uint64) Entry { e.LinkGroup = n; return e }
+	tests := []struct {
+		name    string
+		entries []Entry
+	}{
+		{"no entries", nil},
+		{"no root", []Entry{file("a")}},
+		{"root is a link", []Entry{link("", outside)}},
+		{"root twice", []Entry{root, root}},
+		{"dot dot", []Entry{root, file("..")}},
+		{"dot dot inside", []Entry{root, dir("a"), file("a/../b")}},
+		{"upwards", []Entry{root, file("../evil")}},
+		{"far upwards", []Entry{root, file("../../../../../../../.." + outside + "/evil")}},
+		{"absolute", []Entry{root, file(outside + "/evil")}},
+		{"dot", []Entry{root, file(".")}},
+		{"empty component", []Entry{root, dir("a"), file("a//b")}},
+		{"trailing slash", []Entry{root, file("a/")}},
+		{"NUL", []Entry{root, file("a\x00b")}},
+		{"long name", []Entry{root, file(strings.Repeat("n", 256))}},
+		{"long path", []Entry{root, file(strings.Repeat("n/", 2500) + "n")}},
+		{"through a link", []Entry{root, link("a", outside), file("a/evil")}},
+		{"through a link to a directory inside", []Entry{root, link("a", "."), file("a/evil")}},
+		{"no parent", []Entry{root, file("a/b")}},
+		{"parent is a file", []Entry{root, file("a"), file("a/b")}},
+		{"same path twice", []Entry{root, link("a", outside+"/evil"), file("a")}},
+		{"out of order", []Entry{root, file("b"), file("a")}},
+		{"link group of different files", []Entry{root, grouped(link("a", outside), 1), grouped(file("b"), 1)}},
+		{"hard-linked directories", []Entry{root, grouped(dir("a"), 1), grouped(dir("b"), 1)}},
+		{"unknown type", []Entry{root, {Path: "a", Type: 99}}},
+		{"negative size", []Entry{root, {Path: "a", Type: TypeFile, Size: -1}}},
+		{"hole outside", []Entry{root, {Path: "a", Type: TypeFile, Size: 5, Holes: []Hole{{Off: 3, Len: 10}}}}},
+		{"hole that overflows", []Entry{root, {Path: "a", Type: TypeFile, Size: 5, Holes: []Hole{{Off: 3, Len: 1<<63 - 1}}}}},
+		{"chunks that do not fit", []Entry{root, {Path: "a", Type: TypeFile, Size: 5, Chunks: []Chunk{{Len: 4}}}}},
+		{"size of the file after the last", []Entry{root, {Path: "a", Type: TypeFile, Size: 1 << 62}}},
+		{"wrong digest", []Entry{root, {Path: "a", Type: TypeFile, Size: 4}}},
+		{"wrong digest of a hole", []Entry{root, {Path: "a", Type: TypeFile, Size: 4096, Holes: []Hole{{Len: 4096}}}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			m := &Manifest{Name: "one", GUID: 7, CreateTXG: 1, Entries: tt.entries}
+			to := &pdu.FilesystemVersion{Name: "one", Guid: 7}
+			if err := r.receive(to, bytes.NewReader(hostileStream(m, evil))); err == nil {
+				t.Error("Receive succeeds")
+			}
+			if err := r.receive(to, bytes.NewReader(hostileStream(m, nil))); err == nil {
+				t.Error("Receive without literals succeeds")
+			}
+			if got := r.versions(); len(got) > 0 {
+				t.Errorf("there are %v", got)
+			}
+		})
+	}
+	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
+		t.Errorf("outside of the root there is %v, error %v", entries, err)
+	}
+}
+
+// TestReceiveKeepsLinksThatPointOutside: a link may point anywhere; nothing follows it.
+func TestReceiveKeepsLinksThatPointOutside(t *testing.T) {
+	r := newRig(t)
+	outside := filepath.Join(t.TempDir(), "precious")
+	r.must(os.WriteFile(outside, []byte("precious"), 0o644))
+	r.must(os.Symlink(outside, r.path("a")))
+	one := r.snapshot("one")
+	r.step(nil, one)
+	r.check("one")
+	r.must(os.Remove(r.path("a")))
+	r.write("a", []byte("now a file"))
+	r.step(one, r.snapshot("two"))
+	r.check("two")
+	if got, err := os.ReadFile(outside); string(got) != "precious" {
+		t.Errorf("outside there is %q, error %v", got, err)
+	}
+}
+
+// TestReceivePlantedLinks puts links that lead outside into the trees of a receiver,
+// as somebody with access to the disk could.
+func TestReceivePlantedLinks(t *testing.T) {
+	tests := []struct {
+		name  string
+		plant string // below the filesystem's directory
+	}{
+		{"directory of a broken receive", receivingDir + "/version/tree/new"},
+		{"tree of a broken receive", receivingDir + "/version/tree"},
+		{"the file to continue", receivingDir + "/version/tree/patched"},
+		{"file to copy from", "@one/tree/patched"},
+		{"directory to link from", "@one/tree/deep"},
+		{"tree to copy from", "@one/tree"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			outside := t.TempDir()
+			secret := filepath.Join(outside, "secret")
+			if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			r, one, two, whole := broken(t)
+			_ = r.receive(two, cut(whole, len(whole)-200_000))
+			planted := filepath.Join(r.root, testFS, tt.plant)
+			r.must(os.RemoveAll(planted))
+			r.must(os.Symlink(outside, planted))
+			for range 2 {
+				if rest, err := r.open(one, two, r.token()); err == nil {
+					_ = r.receive(two, rest)
+					rest.Close()
+				}
+				_ = r.receive(two, bytes.NewReader(whole))
+			}
+			entries, err := os.ReadDir(outside)
+			r.must(err)
+			data, err := os.ReadFile(secret)
+			if len(entries) != 1 || string(data) != "secret" || err != nil {
+				t.Errorf("outside there is %v, %q, error %v", entries, data, err)
+			}
+		})
+	}
+}
+
+func TestReceiveHeldVersion(t *testing.T) {
+	r, one, two, whole := broken(t)
+	res, err := r.receiver.DestroySnapshots(t.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{one}})
+	r.must(err)
+	if !strings.Contains(res.Results[0].Error, "last_received_J_sink") {
+		t.Errorf("destroying the version received last: %q", res.Results[0].Error)
+	}
+	r.must(r.receive(two, bytes.NewReader(whole)))
+	res, err = r.receiver.DestroySnapshots(t.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{one, two}})
+	r.must(err)
+	if res.Results[0].Error != "" || res.Results[1].Error == "" {
+		t.Errorf("destroying both: %v", res.Results)
+	}
+	r.check("two")
+}
+
+func TestReceiveRefuses(t *testing.T) {
+	r, one, two, whole := broken(t)
+	r.must(r.receive(two, bytes.NewReader(whole)))
+	tests := []struct {
+		name   string
+		to     *pdu.FilesystemVersion
+		stream []byte
+		want   error
+	}{
+		{"the same version again", two, whole, endpoint.ErrFailedPrecondition},
+		{"a full step behind others", one, r.stream(nil, one, ""), endpoint.ErrFailedPrecondition},
+		{"another name", &pdu.FilesystemVersion{Name: "other", Guid: two.Guid + 1}, whole, endpoint.ErrInvalid},
+	}
+	for _, tt := range tests {
+		if err := r.receive(tt.to, bytes.NewReader(tt.stream)); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+func TestReceiveEndsWithItsContext(t *testing.T) {
+	r, _, two, whole := broken(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stream := io.MultiReader(bytes.NewReader(whole[:1<<20]), onRead(func() { cancel(errCut) }), bytes.NewReader(whole[1<<20:]))
+	_, err := r.receiver.Receive(ctx, &pdu.ReceiveReq{Filesystem: testFS, To: two}, stream)
+	if !errors.Is(err, errCut) || r.token() == "" {
+		t.Errorf("error %v, token %q", err, r.token())
+	}
+}
+
+// onRead is an empty stream that does something when it is read.
+type onRead func()
+
+func (f onRead) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
+}
+
+// FuzzReceive feeds a receiver that has one version whatever there is. What it takes
+// must be whole, and outside of its root nothing may change.
+func FuzzReceive(f *testing.F) {
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		r := newRig(t)
+		one := &pdu.FilesystemVersion{Name: "one", Guid: 7}
+		if err := r.receive(one, bytes.NewReader(stream)); err != nil {
+			if got := r.versions(); len(got) > 0 {
+				t.Errorf("Receive fails, and there is %v", got)
+			}
+			return
+		}
+		r.checkVerify("one")
+	})
+}

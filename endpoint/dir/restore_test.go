@@ -1,0 +1,335 @@
+package dir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"golang.org/x/sys/unix"
+)
+
+// stored makes a receiver's store with one version of everything.
+func stored(t *testing.T) *rig {
+	r := newRig(t)
+	r.zoo()
+	r.xattrs()
+	r.step(nil, r.snapshot("one"))
+	return r
+}
+
+// tree is a path in the receiver's tree of the version "one".
+func (r *rig) tree(name string) string {
+	return filepath.Join(r.root, testFS, "@one", treeName, name)
+}
+
+func (r *rig) restore(target string) (*RestoreReport, error) {
+	return Restore(r.Context(), r.root, testFS, "one", target, RestoreOptions{})
+}
+
+func TestRestoreFromSendersStore(t *testing.T) {
+	r := newRig(t)
+	r.zoo()
+	r.xattrs()
+	r.snapshot("one")
+	target := filepath.Join(t.TempDir(), "a", "b")
+	var progress []int64
+	report, err := Restore(t.Context(), r.store, testFS, "", target, RestoreOptions{Progress: func(n int64) { progress = append(progress, n) }})
+	r.must(err)
+	if report.Version != "one" || report.Files == 0 || int(report.Entries) != len(progress) || progress[len(progress)-1] != report.Bytes {
+		t.Errorf("report %+v, %d calls of Progress", report, len(progress))
+	}
+	if d, err := Compare(t.Context(), r.source, target); err != nil || len(d) > 0 {
+		t.Errorf("restored: %v, error %v", d, err)
+	}
+}
+
+// TestRestoreKeepsHoles: what was sparse takes no more blocks than it did.
+func TestRestoreKeepsHoles(t *testing.T) {
+	r := stored(t)
+	target := filepath.Join(t.TempDir(), "restored")
+	_, err := r.restore(target)
+	r.must(err)
+	for _, name := range []string{"holes", "all hole"} {
+		var before, after unix.Stat_t
+		r.must(unix.Stat(r.path(name), &before))
+		r.must(unix.Stat(filepath.Join(target, name), &after))
+		if after.Blocks > before.Blocks+16 {
+			t.Errorf("%q takes %d blocks, not %d", name, after.Blocks, before.Blocks)
+		}
+	}
+}
+
+// TestRestorePunchesHoles: two files of one content share the tree's file, and only
+// one of them has the hole.
+func TestRestorePunchesHoles(t *testing.T) {
+	r := newRig(t)
+	r.write("a written", make([]byte, 1<<20))
+	r.sparse("b sparse", 1<<20)
+	r.step(nil, r.snapshot("one"))
+	r.must(os.Remove(r.tree("b sparse")))
+	r.must(os.Link(r.tree("a written"), r.tree("b sparse")))
+	target := filepath.Join(t.TempDir(), "restored")
+	_, err := r.restore(target)
+	r.must(err)
+	var st unix.Stat_t
+	r.must(unix.Stat(filepath.Join(target, "b sparse"), &st))
+	if st.Blocks > 0 {
+		t.Errorf("the hole takes %d blocks", st.Blocks)
+	}
+}
+
+func TestRestoreRefuses(t *testing.T) {
+	r := stored(t)
+	full := t.TempDir()
+	r.must(os.WriteFile(filepath.Join(full, "mine"), nil, 0o600))
+	file := filepath.Join(full, "mine")
+	tests := []struct {
+		name, filesystem, version, target string
+		want                              error
+	}{
+		{"a directory with content", testFS, "one", full, endpoint.ErrFailedPrecondition},
+		{"a file", testFS, "one", file, unix.ENOTDIR},
+		{"an unknown version", testFS, "two", t.TempDir(), endpoint.ErrNotFound},
+		{"an unknown filesystem", "other", "one", t.TempDir(), endpoint.ErrNotFound},
+		{"a placeholder", "home", "", t.TempDir(), endpoint.ErrNotFound},
+		{"a hostile filesystem", "../x", "one", t.TempDir(), endpoint.ErrInvalid},
+	}
+	for _, tt := range tests {
+		if _, err := Restore(t.Context(), r.root, tt.filesystem, tt.version, tt.target, RestoreOptions{}); !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if entries, err := os.ReadDir(full); err != nil || len(entries) != 1 {
+		t.Errorf("the refused target has %v now", entries)
+	}
+}
+
+func TestRestoreIntoEmptyDirectory(t *testing.T) {
+	r := stored(t)
+	if _, err := r.restore(t.TempDir()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRestoreDamagedStore: everything that is whole is restored, the rest is named.
+func TestRestoreDamagedStore(t *testing.T) {
+	r := stored(t)
+	r.must(os.Remove(r.tree("empty")))
+	damage(t, r.tree("large"), func(f *os.File) error { _, err := f.WriteAt([]byte("!"), 1<<20); return err })
+	target := filepath.Join(t.TempDir(), "restored")
+	report, err := r.restore(target)
+	if err == nil || !strings.Contains(err.Error(), "2 entries are damaged") {
+		t.Errorf("error %v", err)
+	}
+	damaged := map[string]bool{}
+	for _, m := range report.Damaged {
+		damaged[m.Path] = true
+	}
+	if len(damaged) != 2 || !damaged["empty"] || !damaged["large"] {
+		t.Errorf("damaged: %v", report.Damaged)
+	}
+	if data, err := os.ReadFile(filepath.Join(target, "deep/er/and/deeper")); err != nil || !bytes.Equal(data, random(2, 40_000)) {
+		t.Errorf("a whole file beside them: %v", err)
+	}
+}
+
+// damage changes a file of a tree.
+func damage(t *testing.T, path string, change func(*os.File) error) {
+	t.Helper()
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(change(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRestoreReportsWhatIsNotPermitted: without root, owners and devices stay out.
+func TestRestoreReportsWhatIsNotPermitted(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("SKIPPED: root may do everything; TestWithoutRoot runs this")
+	}
+	f, err := openFilesystem(t.TempDir(), testFS, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m := &Manifest{Name: "one", GUID: 1, CreateTXG: 1, Entries: []Entry{
+		{Type: TypeDir, Mode: 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
+		{Path: "device", Type: TypeCharDevice, Rdev: unix.Mkdev(1, 3)},
+		{Path: "foreign", Type: TypeSymlink, Target: "x", UID: 1, GID: 1},
+	}}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(f.root.MkdirAll("@one/tree", 0o700))
+	must(f.root.WriteFile("@one/manifest", m.Encode(), 0o600))
+	report, err := Restore(t.Context(), filepath.Dir(filepath.Dir(f.root.Name())), testFS, "one", filepath.Join(t.TempDir(), "x"), RestoreOptions{})
+	must(err)
+	if len(report.NotApplied) != 2 || report.NotApplied[0].Path != "device" || !strings.HasPrefix(report.NotApplied[1].Problem, "owner 1:1: ") {
+		t.Errorf("not applied: %v", report.NotApplied)
+	}
+}
+
+func TestRestoreEndsWithItsContext(t *testing.T) {
+	r := stored(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errCut)
+	if _, err := Restore(ctx, r.root, testFS, "one", filepath.Join(t.TempDir(), "x"), RestoreOptions{}); !errors.Is(err, errCut) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := Verify(ctx, r.root, testFS, "one", VerifyOptions{}); !errors.Is(err, errCut) {
+		t.Errorf("Verify: error %v", err)
+	}
+	if _, err := Compare(ctx, r.source, r.source); !errors.Is(err, errCut) {
+		t.Errorf("Compare: error %v", err)
+	}
+}
+
+func TestVerifyFindsDamage(t *testing.T) {
+	tests := []struct {
+		name   string
+		damage func(r *rig)
+		path   string
+		want   string
+	}{
+		{"flipped byte", func(r *rig) {
+			damage(r.T, r.tree("large"), func(f *os.File) error { _, err := f.WriteAt([]byte("!"), 1<<20); return err })
+		}, "large", "content does not match"},
+		{"truncated", func(r *rig) {
+			damage(r.T, r.tree("large"), func(f *os.File) error { return f.Truncate(5) })
+		}, "large", "has 5 bytes"},
+		{"missing file", func(r *rig) { r.must(os.Remove(r.tree("empty"))) }, "empty", "is missing"},
+		{"missing directory", func(r *rig) { r.must(os.RemoveAll(r.tree("nothing/inside"))) }, "nothing/inside", "is missing"},
+		{"extra file", func(r *rig) { r.must(os.WriteFile(r.tree("deep/extra"), nil, 0o600)) }, "deep/extra", "not in the manifest"},
+		{"file instead of a directory", func(r *rig) {
+			r.must(os.RemoveAll(r.tree("nothing/inside")))
+			r.must(os.WriteFile(r.tree("nothing/inside"), nil, 0o600))
+		}, "nothing/inside", "is a file, not a directory"},
+		{"link instead of a file", func(r *rig) {
+			r.must(os.Remove(r.tree("empty")))
+			r.must(os.Symlink("small", r.tree("empty")))
+		}, "empty", "is a symbolic link, not a file"},
+		{"FIFO instead of a file", func(r *rig) {
+			r.must(os.Remove(r.tree("empty")))
+			r.must(unix.Mkfifo(r.tree("empty"), 0o600))
+		}, "empty", "is a FIFO, not a file"},
+		{"another target", func(r *rig) {
+			r.must(os.Remove(r.tree("deep/up")))
+			r.must(os.Symlink("elsewhere", r.tree("deep/up")))
+		}, "deep/up", "points to \"elsewhere\""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := stored(t)
+			tt.damage(r)
+			report, err := Verify(t.Context(), r.root, testFS, "one", VerifyOptions{})
+			r.must(err)
+			if len(report.Mismatches) != 1 || report.Mismatches[0].Path != tt.path || !strings.Contains(report.Mismatches[0].Problem, tt.want) {
+				t.Errorf("mismatches %v", report.Mismatches)
+			}
+		})
+	}
+}
+
+func TestVerifyReport(t *testing.T) {
+	r := stored(t)
+	var last int64
+	report, err := Verify(t.Context(), r.root, testFS, "", VerifyOptions{Progress: func(n int64) { last = n }})
+	r.must(err)
+	if report.Version != "one" || report.Files == 0 || report.Bytes != last || len(report.Mismatches) > 0 {
+		t.Errorf("report %+v, progress %d", report, last)
+	}
+}
+
+func TestVerifyDamagedManifest(t *testing.T) {
+	r := stored(t)
+	name := filepath.Join(r.root, testFS, "@one", manifestName)
+	damage(t, name, func(f *os.File) error { _, err := f.WriteAt([]byte{0xff}, 300); return err })
+	if _, err := Verify(t.Context(), r.root, testFS, "one", VerifyOptions{}); err == nil {
+		t.Error("a damaged manifest goes unnoticed")
+	}
+}
+
+func TestCompareFindsDifferences(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(r *rig)
+		path   string
+		what   string
+	}{
+		{"same", func(*rig) {}, "", ""},
+		{"content", func(r *rig) {
+			damage(r.T, r.path("large"), func(f *os.File) error { _, err := f.WriteAt([]byte("!"), 3<<20-1); return err })
+			r.must(os.Chmod(r.path("large"), 0o644))
+			r.chtimes("large", 9, 9)
+		}, "large", "content"},
+		{"size", func(r *rig) {
+			r.must(os.Truncate(r.path("large"), 7))
+			r.chtimes("large", 9, 9)
+		}, "large", "size"},
+		{"mode", func(r *rig) { r.must(os.Chmod(r.path("large"), 0o600)) }, "large", "mode"},
+		{"set-id", func(r *rig) { r.must(os.Chmod(r.path("large"), 0o644|fs.ModeSetgid)) }, "large", "mode"},
+		{"mtime", func(r *rig) { r.chtimes("large", 9, 10) }, "large", "mtime"},
+		{"time of a link", func(r *rig) { r.chtimes("up", 9, 10) }, "up", "mtime"},
+		{"target", func(r *rig) {
+			r.must(os.Remove(r.path("up")))
+			r.must(os.Symlink("other", r.path("up")))
+			r.chtimes("up", 9, 9)
+		}, "up", "target"},
+		{"type", func(r *rig) {
+			r.must(os.Remove(r.path("up")))
+			r.must(unix.Mkfifo(r.path("up"), 0o600))
+		}, "up", "type"},
+		{"hard link", func(r *rig) {
+			r.must(os.Remove(r.path("twin")))
+			r.write("twin", []byte("hello"))
+			r.chtimes("twin", 9, 9)
+		}, "twin", "hard link"},
+		{"missing", func(r *rig) { r.must(os.Remove(r.path("up"))) }, "up", "is missing"},
+		{"extra", func(r *rig) { r.write("extra", nil) }, "extra", "is missing"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a, b := newRig(t), newRig(t)
+			for _, r := range []*rig{a, b} {
+				r.write("large", random(1, 3<<20))
+				r.write("small", []byte("hello"))
+				r.must(os.Link(r.path("small"), r.path("twin")))
+				r.must(os.Symlink("target", r.path("up")))
+				for _, name := range []string{"large", "small", "up"} {
+					r.chtimes(name, 9, 9)
+				}
+			}
+			tt.change(b)
+			for _, r := range []*rig{a, b} {
+				r.chtimes("", 9, 9)
+			}
+			differences, err := Compare(t.Context(), a.source, b.source)
+			a.must(err)
+			if tt.what == "" && len(differences) > 0 || tt.what != "" && (len(differences) != 1 || differences[0].Path != tt.path || differences[0].What != tt.what) {
+				t.Errorf("differences %v", differences)
+			}
+		})
+	}
+}
+
+func TestCompareMissingDirectory(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Compare(t.Context(), dir, filepath.Join(dir, "missing")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+}

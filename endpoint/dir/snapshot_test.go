@@ -1,0 +1,449 @@
+package dir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"golang.org/x/sys/unix"
+)
+
+// take makes a snapshot and returns its report and manifest.
+func (r *rig) take(name string, opts SnapshotOptions) (*SnapshotReport, *Manifest) {
+	r.Helper()
+	report, err := r.sender.Snapshot(r.Context(), testFS, name, opts)
+	r.must(err)
+	return report, r.manifest(name)
+}
+
+func (r *rig) manifest(name string) *Manifest {
+	r.Helper()
+	f, err := openFilesystem(r.store, testFS, false)
+	r.must(err)
+	defer f.Close()
+	v, err := f.snapshotByName(name)
+	r.must(err)
+	m, err := f.readManifest(v)
+	r.must(err)
+	return m
+}
+
+// stored is the path of a file in a snapshot's tree.
+func (r *rig) stored(version, name string) string {
+	return filepath.Join(r.store, testFS, "@"+version, treeName, name)
+}
+
+// settle makes the source's last changes old enough not to be racy, by making what
+// the last snapshot noted as racy be forgotten.
+func (r *rig) settle(version string) {
+	r.Helper()
+	f, err := openFilesystem(r.store, testFS, false)
+	r.must(err)
+	defer f.Close()
+	v, err := f.snapshotByName(version)
+	r.must(err)
+	p, err := f.loadPrevious(v)
+	r.must(err)
+	for i := range p.records {
+		p.records[i].Racy = false
+	}
+	r.must(f.root.WriteFile("@"+version+"/"+scanName, encodeScan(p.manifest.Digest, p.records), 0o600))
+}
+
+func entryOf(t *testing.T, m *Manifest, path string) *Entry {
+	t.Helper()
+	i, ok := m.lookup(path)
+	if !ok {
+		t.Fatalf("%q is not in version %s", path, m.Name)
+	}
+	return &m.Entries[i]
+}
+
+func TestSnapshotReport(t *testing.T) {
+	r := newRig(t)
+	r.write("a", []byte("12345"))
+	r.write("d/b", nil)
+	socket, err := net.Listen("unix", r.path("socket"))
+	r.must(err)
+	defer socket.Close()
+	report, m := r.take("one", SnapshotOptions{})
+	want := &SnapshotReport{
+		Filesystem: testFS, Name: "one", GUID: m.GUID, CreateTXG: 1,
+		Files: 2, Bytes: 5, Changed: 2, Sockets: 1, Notes: report.Notes,
+	}
+	expect(t, "report", *report, *want)
+	if _, ok := m.lookup("socket"); ok || m.GUID == 0 || m.Inconsistent || time.Since(time.Unix(0, m.Creation)) > time.Hour {
+		t.Errorf("manifest %+v", m)
+	}
+	_, err = r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{})
+	if !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		t.Errorf("the same name again: %v", err)
+	}
+}
+
+func TestSnapshotRefused(t *testing.T) {
+	r := newRig(t)
+	for _, tt := range []struct {
+		fs, name string
+		want     error
+	}{{"none", "a", endpoint.ErrNotFound}, {"../x", "a", endpoint.ErrInvalid}, {testFS, "a/b", endpoint.ErrInvalid}, {testFS, "", endpoint.ErrInvalid}} {
+		if _, err := r.sender.Snapshot(t.Context(), tt.fs, tt.name, SnapshotOptions{}); !errors.Is(err, tt.want) {
+			t.Errorf("%s@%s: %v", tt.fs, tt.name, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.sender.Snapshot(ctx, testFS, "a", SnapshotOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("with an ended context: %v", err)
+	}
+	r.must(os.RemoveAll(r.source))
+	if _, err := r.sender.Snapshot(t.Context(), testFS, "a", SnapshotOptions{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a source: %v", err)
+	}
+	f, err := openFilesystem(r.store, testFS, false)
+	r.must(err)
+	defer f.Close()
+	if _, err := f.root.Lstat(snapshottingDir); !errors.Is(err, fs.ErrNotExist) || listing(t, f) != nil {
+		t.Errorf("failed snapshots left something: %v", err)
+	}
+}
+
+// What the manifest says about one of everything; that the content is right is for
+// the replication tests.
+func TestSnapshotManifest(t *testing.T) {
+	r := newRig(t)
+	r.zoo()
+	_, m := r.take("one", SnapshotOptions{})
+	if !slices.IsSortedFunc(m.Entries, func(a, b Entry) int { return ComparePaths(a.Path, b.Path) }) {
+		t.Error("entries are not in order")
+	}
+	e := entryOf(t, m, "empty")
+	expect(t, "time before 1970", fmt.Sprint(e.MtimeSec, e.MtimeNsec), "-1000000000 123456789")
+	expect(t, "set-id", entryOf(t, m, "small").Mode, uint32(0o4751))
+	expect(t, "sticky", entryOf(t, m, "deep").Mode, uint32(0o1777))
+	expect(t, "target", entryOf(t, m, "link").Target, "/no/where \xff")
+	expect(t, "type", entryOf(t, m, "fifo").Type, TypeFIFO)
+	expect(t, "not text", entryOf(t, m, "\xff\xfe not text \x01").Size, int64(5))
+	small, again := entryOf(t, m, "small"), entryOf(t, m, "deep/small again")
+	if small.LinkGroup == 0 || !small.sameNode(again) {
+		t.Errorf("link group of %+v and %+v", small, again)
+	}
+	if g := entryOf(t, m, "link").LinkGroup; g == 0 || g == small.LinkGroup || g != entryOf(t, m, "link again").LinkGroup {
+		t.Errorf("link group %d of symbolic links", g)
+	}
+	if holes := entryOf(t, m, "all hole").Holes; len(holes) > 0 {
+		expect(t, "holes", holes, []Hole{{0, 3 << 20}})
+	}
+	if n := len(entryOf(t, m, "large").Chunks); n < 6 {
+		t.Errorf("3 MiB have %d chunks", n)
+	}
+	_, second := r.take("two", SnapshotOptions{})
+	expect(t, "entries of an unchanged source", second.Entries, m.Entries)
+	if second.CreateTXG != 2 || second.GUID == m.GUID {
+		t.Errorf("second version has CreateTXG %d, GUID %#x", second.CreateTXG, second.GUID)
+	}
+}
+
+// Each change of a source between two snapshots, and how many files are read for it.
+func TestSnapshotChanges(t *testing.T) {
+	data := random(7, 2<<20)
+	edit := bytes.Clone(data)
+	edit[1<<20]++
+	tests := []struct {
+		name   string
+		change func(*rig)
+		full   bool
+		read   int64
+		shared bool   // with the file of the version before
+		data   []byte // after the change
+	}{
+		{name: "nothing", change: func(*rig) {}, shared: true, data: data},
+		{name: "full", change: func(*rig) {}, full: true, read: 2, shared: true, data: data},
+		{name: "touched", change: func(r *rig) { r.chtimes("f", 5, 6) }, read: 1, data: data},
+		{name: "chmod", change: func(r *rig) { r.must(os.Chmod(r.path("f"), 0o600)) }, read: 1, shared: true, data: data},
+		{name: "same size, mtime put back", read: 1, data: edit, change: func(r *rig) {
+			st, err := os.Stat(r.path("f"))
+			r.must(err)
+			r.must(os.WriteFile(r.path("f"), edit, 0o644))
+			r.must(os.Chtimes(r.path("f"), st.ModTime(), st.ModTime()))
+		}},
+		{name: "appended", change: func(r *rig) { r.write("f", append(bytes.Clone(data), 1)) }, read: 1, data: append(bytes.Clone(data), 1)},
+		{name: "renamed and back", read: 1, shared: true, data: data, change: func(r *rig) {
+			r.must(os.Rename(r.path("f"), r.path("g")))
+			r.must(os.Rename(r.path("g"), r.path("f")))
+		}},
+		{name: "replaced by a copy", read: 1, data: data, change: func(r *rig) {
+			r.write("new", data)
+			r.must(os.Rename(r.path("new"), r.path("f")))
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.write("f", data)
+			r.write("other", []byte("unchanged"))
+			_, one := r.take("one", SnapshotOptions{})
+			r.settle("one")
+			tt.change(r)
+			report, two := r.take("two", SnapshotOptions{Full: tt.full})
+			expect(t, "files read", report.Changed, tt.read)
+			got, err := os.ReadFile(r.stored("two", "f"))
+			if err != nil || !bytes.Equal(got, tt.data) {
+				t.Errorf("the tree has other content: %v", err)
+			}
+			if same := entryOf(t, two, "f").Hash == entryOf(t, one, "f").Hash; same != bytes.Equal(tt.data, data) {
+				t.Errorf("same digest as before: %v", same)
+			}
+			if !newFileIO(r.store).clones {
+				expect(t, "one file in both versions", sameFile(t, r.stored("one", "f"), r.stored("two", "f")), tt.shared)
+			}
+		})
+	}
+}
+
+func sameFile(t *testing.T, a, b string) bool {
+	t.Helper()
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	if err := errors.Join(errA, errB); err != nil {
+		t.Fatal(err)
+	}
+	return os.SameFile(x, y)
+}
+
+// A file in a renamed directory has its old ctime: it need not be read to be found.
+func TestSnapshotRenamedDirectory(t *testing.T) {
+	r := newRig(t)
+	r.write("old/f", random(1, 10_000))
+	r.take("one", SnapshotOptions{})
+	r.settle("one")
+	r.must(os.Rename(r.path("old"), r.path("new")))
+	report, m := r.take("two", SnapshotOptions{})
+	expect(t, "files read", report.Changed, int64(0))
+	expect(t, "size", entryOf(t, m, "new/f").Size, int64(10_000))
+}
+
+// A file that may have been written to in the same tick of the clock is read again.
+func TestSnapshotReadsRacyFilesAgain(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("x"))
+	for age, racy := range map[time.Duration]bool{-time.Hour: true, 0: true, racyWindow / 2: true, time.Hour: false} {
+		var sys unix.Stat_t
+		r.must(unix.Stat(r.path("f"), &sys))
+		if sys.Ctim.Nsec == 0 {
+			sys.Ctim.Nsec = 1
+		}
+		if got := isRacy(&sys, time.Unix(sys.Ctim.Unix()).Add(age)); got != racy {
+			t.Errorf("seen %v after the change: racy is %v", age, got)
+		}
+		sys.Ctim.Nsec = 0
+		if !isRacy(&sys, time.Unix(sys.Ctim.Unix()).Add(time.Second)) {
+			t.Error("a time of whole seconds is trusted too early")
+		}
+	}
+	r.take("one", SnapshotOptions{})
+	f, err := openFilesystem(r.store, testFS, false)
+	r.must(err)
+	defer f.Close()
+	v, err := f.snapshotByName("one")
+	r.must(err)
+	p, err := f.loadPrevious(v)
+	r.must(err)
+	i, _ := p.manifest.lookup("f")
+	e, record := &p.manifest.Entries[i], p.records[i]
+	p.records[i].Racy = false
+	record.Racy = false
+	expect(t, "entry of an unchanged file", p.unchanged(e, record), i)
+	p.records[i].Racy = true
+	expect(t, "entry of a racy file", p.unchanged(e, record), -1)
+}
+
+func TestSnapshotFileKeepsChanging(t *testing.T) {
+	r := newRig(t)
+	r.write("f", random(1, 4<<20))
+	r.write("calm", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f, err := os.OpenFile(r.path("f"), os.O_WRONLY|os.O_APPEND, 0)
+		for err == nil && ctx.Err() == nil {
+			_, err = f.Write([]byte{1})
+		}
+		f.Close()
+	}()
+	report, m := r.take("one", SnapshotOptions{})
+	cancel()
+	<-done
+	if len(report.Inconsistent) != 1 || !strings.Contains(report.Inconsistent[0], `"f"`) {
+		t.Errorf("inconsistent: %v", report.Inconsistent)
+	}
+	if !m.Inconsistent || !entryOf(t, m, "f").Inconsistent || entryOf(t, m, "calm").Inconsistent {
+		t.Error("the manifest does not say so")
+	}
+	report, m = r.take("two", SnapshotOptions{})
+	if len(report.Inconsistent) > 0 || m.Inconsistent {
+		t.Errorf("after the changes ended: %v", report.Inconsistent)
+	}
+}
+
+// Files that are gone when they are to be read, or no files any more.
+func TestSnapshotFilesThatVanish(t *testing.T) {
+	r := newRig(t)
+	r.write("gone", []byte("x"))
+	r.write("linked", []byte("y"))
+	r.must(os.Link(r.path("linked"), r.path("linked too")))
+	r.write("now a fifo", []byte("z"))
+	r.write("dir/gone too", []byte("x"))
+	f, err := openFilesystem(r.store, testFS, true)
+	r.must(err)
+	defer f.Close()
+	b := &snapshotter{report: &SnapshotReport{}}
+	r.must(b.open(f, r.source, nil))
+	defer b.close()
+	r.must(r.sender.walk(t.Context(), b, testFS))
+	for _, name := range []string{"gone", "linked", "now a fifo", "dir"} {
+		r.must(os.RemoveAll(r.path(name)))
+	}
+	r.must(unix.Mkfifo(r.path("now a fifo"), 0o600))
+	r.must(b.build(t.Context()))
+	r.must(b.commit(f, &Manifest{Name: "one", GUID: 1, CreateTXG: 1}))
+	var paths []string
+	for _, e := range r.manifest("one").Entries {
+		paths = append(paths, e.Path)
+	}
+	expect(t, "entries", paths, []string{"", "dir", "linked too"})
+}
+
+func TestSnapshotUnreadable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root reads everything")
+	}
+	r := newRig(t)
+	r.write("secret", []byte("x"))
+	r.write("closed/inside", []byte("x"))
+	r.write("open", []byte("x"))
+	r.must(os.Chmod(r.path("secret"), 0))
+	r.must(os.Chmod(r.path("closed"), 0))
+	defer os.Chmod(r.path("closed"), 0o700)
+	report, m := r.take("one", SnapshotOptions{})
+	if len(report.Inconsistent) != 2 || !m.Inconsistent || len(m.Entries) != 3 {
+		t.Errorf("report %v, entries %v", report.Inconsistent, m.Entries)
+	}
+}
+
+// A store below the directory that it has snapshots of must not have itself.
+func TestSnapshotStoreInsideSource(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("x"))
+	s, err := NewSender(SenderOptions{Store: r.path("deep/store"), Directories: map[string]string{testFS: r.source}, Job: "push"})
+	r.must(err)
+	for i := range 3 {
+		report, err := s.Snapshot(t.Context(), testFS, fmt.Sprint("v", i), SnapshotOptions{})
+		r.must(err)
+		expect(t, "files", report.Files, int64(1))
+	}
+}
+
+func TestSnapshotLeavesMountsToTheirFilesystem(t *testing.T) {
+	r := newRig(t)
+	r.write("child/f", []byte("x"))
+	top, err := openFilesystem(r.store, testFS, true)
+	r.must(err)
+	defer top.Close()
+	id, err := statID(r.path("child"))
+	r.must(err)
+	root, err := os.OpenRoot(r.source)
+	r.must(err)
+	src, err := newTreeDir(root)
+	r.must(err)
+	defer src.Close()
+	w := walk{ctx: t.Context(), mounts: map[fileID]bool{id: true}}
+	r.must(w.run(src))
+	expect(t, "entries where it is no mount", len(w.entries), 3)
+	st, err := src.stat("child")
+	r.must(err)
+	w = walk{ctx: t.Context(), mounts: map[fileID]bool{id: true}, links: map[inode]int{}}
+	r.must(w.child(src, "child", "child", st.Dev+1))
+	expect(t, "entries where it is", len(w.entries), 1)
+}
+
+// A damaged or missing scan costs time, not correctness.
+func TestSnapshotWithoutScan(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("content"))
+	_, one := r.take("one", SnapshotOptions{})
+	scan := filepath.Join(r.store, testFS, "@one", scanName)
+	r.must(os.WriteFile(scan, []byte("damaged"), 0o600))
+	report, two := r.take("two", SnapshotOptions{})
+	if len(report.Notes) == 0 || report.Changed != 1 {
+		t.Errorf("with a damaged scan: %+v", report)
+	}
+	expect(t, "entries", two.Entries, one.Entries)
+	r.must(os.Remove(filepath.Join(r.store, testFS, "@two", scanName)))
+	report, _ = r.take("three", SnapshotOptions{})
+	expect(t, "files read without a scan", report.Changed, int64(1))
+}
+
+// A tree that lost a file is repaired from the source.
+func TestSnapshotOfDamagedPrevious(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("content"))
+	r.take("one", SnapshotOptions{})
+	r.settle("one")
+	r.must(os.Remove(r.stored("one", "f")))
+	report, _ := r.take("two", SnapshotOptions{})
+	got, err := os.ReadFile(r.stored("two", "f"))
+	if err != nil || string(got) != "content" || report.Changed != 1 {
+		t.Errorf("%q, %v, %d files read", got, err, report.Changed)
+	}
+}
+
+func TestScanEncoding(t *testing.T) {
+	m := testManifest()
+	m.Encode()
+	records := make([]scanRecord, len(m.Entries))
+	for i := range records {
+		records[i] = scanRecord{inode{uint64(i), 1 << 60}, int64(-i), uint32(i), i%2 == 0}
+	}
+	data := encodeScan(m.Digest, records)
+	got, err := decodeScan(data, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "records", got, records)
+	for i := range data {
+		data[i] ^= 1
+		if _, err := decodeScan(data, m); err == nil {
+			t.Errorf("byte %d is damaged, and no error", i)
+		}
+		data[i] ^= 1
+	}
+	m.Digest[0]++
+	if _, err := decodeScan(data, m); err == nil {
+		t.Error("the scan of another version is accepted")
+	}
+}
+
+func TestSnapshotBusy(t *testing.T) {
+	r := newRig(t)
+	f, err := openFilesystem(r.store, testFS, true)
+	r.must(err)
+	defer f.Close()
+	lock, err := f.lock()
+	r.must(err)
+	defer lock.unlock()
+	if _, err := r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{}); !errors.Is(err, endpoint.ErrBusy) {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,314 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/pdu"
+)
+
+func TestNames(t *testing.T) {
+	for _, name := range []string{"a", "a/b", "A.b", "..a", "a b", "docs:1"} {
+		if err := ValidateFilesystem(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"", "/a", "a/", "a//b", "..", "a/../b", ".", ".dualrepl", "a/.dualrepl/b", "@a", "a/@v", "a@b", "a\x00", "é", strings.Repeat("x", 256)} {
+		if err := ValidateFilesystem(name); !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("filesystem %q: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", ".", "..", "a/b", "../a", "a@b", "a\n", strings.Repeat("x", 255)} {
+		if err := ValidateVersion(name); !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("version %q: %v", name, err)
+		}
+		if err := ValidateJob(name); !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("job %q: %v", name, err)
+		}
+	}
+}
+
+func testFilesystem(t *testing.T) *filesystem {
+	t.Helper()
+	f, err := openFilesystem(filepath.Join(t.TempDir(), "store"), testFS, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// makeVersion commits a version without any content.
+func makeVersion(t *testing.T, f *filesystem, name string, guid, txg uint64) *Manifest {
+	t.Helper()
+	m := &Manifest{Name: name, GUID: guid, CreateTXG: txg, Creation: int64(txg) * 1e9, Entries: []Entry{{Type: TypeDir}}}
+	lock, err := f.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.unlock()
+	if err := f.root.MkdirAll(snapshottingDir+"/"+treeName, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.root.WriteFile(snapshottingDir+"/"+manifestName, m.Encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.commit(snapshottingDir, m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// listing is a short form of a list of versions.
+func listing(t *testing.T, f *filesystem) (list []string) {
+	t.Helper()
+	versions, err := f.versions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range versions {
+		list = append(list, fmt.Sprintf("%s %x %d", v.Name, v.GUID, v.CreateTXG))
+	}
+	return list
+}
+
+func expect(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func TestOpenStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "store")
+	if _, err := openStore(path, false); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("a missing store: %v", err)
+	}
+	s, err := openStore(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("store is %v, %v", st, err)
+	}
+	if _, err := s.filesystem("a", false); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("a missing filesystem: %v", err)
+	}
+	if _, err := s.filesystem("../a", true); !errors.Is(err, endpoint.ErrInvalid) {
+		t.Errorf("a filesystem outside: %v", err)
+	}
+}
+
+func TestStoreList(t *testing.T) {
+	path := t.TempDir()
+	for _, name := range []string{"b", "a/b/c", "a/b.c"} {
+		f, err := openFilesystem(path, name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		makeVersion(t, f, "v", 1, 1)
+		f.Close()
+	}
+	for _, ignored := range []string{"b/@v/tree/x/.dualrepl", "empty/child", "not@one/.dualrepl"} {
+		if err := os.MkdirAll(filepath.Join(path, ignored), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := openStore(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	infos, err := s.list()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "list", infos, []fsInfo{{"a", true}, {"a/b", true}, {"a/b/c", false}, {"a/b.c", false}, {"b", false}})
+	stored, err := ListStore(path)
+	if err != nil || len(stored) != 3 || stored[0].Name != "a/b/c" || len(stored[0].Versions) != 1 {
+		t.Errorf("ListStore: %+v, %v", stored, err)
+	}
+	if _, err := ListStore(filepath.Join(path, "none")); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("ListStore of nothing: %v", err)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	f := testFilesystem(t)
+	expect(t, "no versions", listing(t, f), []string(nil))
+	if _, err := f.snapshotByName(""); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("newest of none: %v", err)
+	}
+	makeVersion(t, f, "old", 0xb, 1)
+	makeVersion(t, f, "new", 0xa, 2)
+	expect(t, "versions", listing(t, f), []string{"old b 1", "new a 2"})
+	if v, err := f.snapshotByName(""); err != nil || v.Name != "new" {
+		t.Errorf("newest: %v, %v", v, err)
+	}
+	v, err := f.snapshotByName("old")
+	if err != nil || v.GUID != 0xb {
+		t.Errorf("by name: %v, %v", v, err)
+	}
+	expect(t, "as a message", v.pdu().String(), (&pdu.FilesystemVersion{Name: "old", Guid: 0xb, CreateTXG: 1, Creation: "1970-01-01T00:00:01Z"}).String())
+	if _, err := f.snapshotByName("none"); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("by another name: %v", err)
+	}
+	if _, err := f.versionByGUID(1); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("by another GUID: %v", err)
+	}
+	if err := f.commit(snapshottingDir, &Manifest{Name: "old"}); !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		t.Errorf("a version of the same name: %v", err)
+	}
+}
+
+func TestVersionsOfDamagedStore(t *testing.T) {
+	f := testFilesystem(t)
+	makeVersion(t, f, "a", 1, 1)
+	if err := f.root.Rename("@a", "@b"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.versions(); err == nil {
+		t.Error("a renamed version is listed")
+	}
+	if err := f.root.WriteFile("@b/"+manifestName, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.versions(); err == nil {
+		t.Error("a damaged version is listed")
+	}
+}
+
+func TestCursor(t *testing.T) {
+	f := testFilesystem(t)
+	makeVersion(t, f, "one", 1, 1)
+	makeVersion(t, f, "two", 2, 2)
+	one, _ := f.versionByGUID(1)
+	two, _ := f.versionByGUID(2)
+	if _, err := f.cursor("j"); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("no cursor: %v", err)
+	}
+	for _, err := range []error{f.moveCursor("j", one), f.moveCursor("other_j", one), f.moveCursor("j", one), f.moveCursor("j", two)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, err := f.cursor("j"); err != nil || v.GUID != 2 || !v.Bookmark {
+		t.Errorf("cursor: %v, %v", v, err)
+	}
+	want := []string{"one 1 1", "CURSOR_G_0000000000000001_J_other_j 1 1", "two 2 2", "CURSOR_G_0000000000000002_J_j 2 2"}
+	expect(t, "versions", listing(t, f), want)
+	if m, err := f.readManifest(two); err != nil || m.Name != "two" {
+		t.Errorf("manifest of a bookmark: %v, %v", m, err)
+	}
+}
+
+func (f *filesystem) destroy(t *testing.T, versions ...*pdu.FilesystemVersion) (errs []string) {
+	t.Helper()
+	res, err := f.destroySnapshots(t.Context(), versions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range res.GetResults() {
+		errs = append(errs, r.GetError())
+	}
+	return errs
+}
+
+func TestDestroySnapshots(t *testing.T) {
+	f := testFilesystem(t)
+	var versions []*pdu.FilesystemVersion
+	for i, name := range []string{"a", "b", "c"} {
+		makeVersion(t, f, name, uint64(i+1), uint64(i+1))
+		v, _ := f.snapshotByName(name)
+		versions = append(versions, v.pdu())
+	}
+	if err := f.setHolds(stepHoldTag("j"), 2); err != nil {
+		t.Fatal(err)
+	}
+	other := &pdu.FilesystemVersion{Name: "a", Guid: 9}
+	hostile := &pdu.FilesystemVersion{Name: "../../x", Guid: 1}
+	errs := f.destroy(t, other, versions[1], hostile, versions[2])
+	for i, want := range []string{"not found", "STEP_J_j", "invalid", ""} {
+		if !strings.Contains(errs[i], want) || (want == "") != (errs[i] == "") {
+			t.Errorf("result %d is %q, want %q", i, errs[i], want)
+		}
+	}
+	expect(t, "versions", listing(t, f), []string{"a 1 1", "b 2 2"})
+	if next, err := f.nextTXG(nil); err != nil || next != 4 {
+		t.Errorf("the next CreateTXG is %d, %v: it went back", next, err)
+	}
+	if err := f.setHolds(stepHoldTag("j")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "results after the release", f.destroy(t, versions[0], versions[1]), []string{"", ""})
+	expect(t, "versions", listing(t, f), []string(nil))
+	if _, err := f.destroySnapshots(t.Context(), []*pdu.FilesystemVersion{{Type: pdu.FilesystemVersion_Bookmark}}); !errors.Is(err, endpoint.ErrInvalid) {
+		t.Errorf("a bookmark: %v", err)
+	}
+}
+
+func TestLock(t *testing.T) {
+	f := testFilesystem(t)
+	lock, err := f.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.lock(); !errors.Is(err, endpoint.ErrBusy) {
+		t.Errorf("a second lock: %v", err)
+	}
+	if _, err := f.destroySnapshots(t.Context(), nil); !errors.Is(err, endpoint.ErrBusy) {
+		t.Errorf("destroy under a lock: %v", err)
+	}
+	if err := f.setHolds("tag", 1); err != nil {
+		t.Errorf("a hold under the writer's lock: %v", err)
+	}
+	lock.unlock()
+	for _, dir := range []string{snapshottingDir, receivingDir, metaDir + "/" + destroyingName + "1"} {
+		if err := f.root.MkdirAll(dir+"/x", 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if lock, err = f.lock(); err != nil {
+		t.Fatal(err)
+	}
+	defer lock.unlock()
+	entries, err := readDir(f.root, metaDir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	expect(t, "what is left", names, []string{"bookmarks", "lock", "receiving", "state.json", "state.lock"})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHolds(t *testing.T) {
+	f := testFilesystem(t)
+	for _, err := range []error{f.setHolds("a", 1, 2), f.setHolds("b", 1), f.setHolds("a", 2)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for guid, want := range map[uint64][]string{1: {"b"}, 2: {"a"}, 3: nil} {
+		if tags, err := f.holds(guid); err != nil || !reflect.DeepEqual(tags, want) {
+			t.Errorf("holds on %d: %v, %v", guid, tags, err)
+		}
+	}
+	if err := f.root.WriteFile(stateName, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.holds(1); err == nil {
+		t.Error("a damaged state is read as if nothing were held")
+	}
+	if err := f.setHolds("a"); err == nil {
+		t.Error("a damaged state is overwritten")
+	}
+}

@@ -1,0 +1,157 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// A shape says which keys a section of one type has, beside those that all have.
+type shape struct{ required, optional []string }
+
+var jobShapes = map[string]shape{
+	TypePush: {
+		required: []string{"connect", "endpoint", "filesystems", "snapshotting"},
+		optional: []string{"replication", "conflict_resolution"},
+	},
+	TypePull: {
+		required: []string{"connect", "endpoint", "interval"},
+		optional: []string{"root_fs", "replication", "conflict_resolution"},
+	},
+	TypeSink:   {required: []string{"serve", "endpoint"}, optional: []string{"root_fs"}},
+	TypeSource: {required: []string{"serve", "endpoint", "filesystems", "snapshotting"}},
+	TypeSnap:   {required: []string{"endpoint", "filesystems", "snapshotting"}},
+}
+
+var connectShapes = map[string]shape{
+	TransportTCP:   {required: []string{"address"}, optional: []string{"dial_timeout"}},
+	TransportTLS:   {required: []string{"address", "ca", "cert", "key", "server_cn"}, optional: []string{"dial_timeout"}},
+	TransportLocal: {required: []string{"listener_name", "client_identity"}},
+}
+
+var serveShapes = map[string]shape{
+	TransportTCP:   {required: []string{"listen", "clients"}},
+	TransportTLS:   {required: []string{"listen", "ca", "cert", "key", "client_cns"}},
+	TransportLocal: {required: []string{"listener_name"}},
+}
+
+// dirShapes are the shapes of a dir endpoint, by the type of its job.
+var dirShapes = map[string]shape{
+	TypePush:   {required: []string{"store", "directories"}},
+	TypeSource: {required: []string{"store", "directories"}},
+	TypeSnap:   {required: []string{"store", "directories"}},
+	TypeSink:   {required: []string{"root"}},
+	TypePull:   {required: []string{"root"}},
+}
+
+var snapshottingShapes = map[string]shape{
+	SnapshottingPeriodic: {required: []string{"interval"}, optional: []string{"prefix"}},
+	SnapshottingManual:   {optional: []string{"prefix"}},
+}
+
+// examples say how a key that is missing would look.
+var examples = map[string]string{
+	"address":         `address: "HOST:PORT" of the passive side`,
+	"ca":              "ca: /PATH of the certificate authority's certificate (PEM)",
+	"cert":            "cert: /PATH of this side's certificate (PEM)",
+	"client_cns":      "client_cns: [NAME], the common names of the certificates that may connect",
+	"client_identity": "client_identity: NAME, by which the passive job knows this one",
+	"clients":         `clients: {"IP ADDRESS or PREFIX": CLIENT}`,
+	"connect":         `connect: {type: tcp, address: "HOST:PORT"}`,
+	"directories":     "directories: {NAME: /PATH}, the directories to take snapshots of",
+	"endpoint":        "endpoint: {type: dir, ...}, where the data lies",
+	"filesystems":     `filesystems: {"<": true} for all of them`,
+	"interval":        "interval: 10m",
+	"jobs":            "jobs: with at least one job",
+	"key":             "key: /PATH of this side's private key (PEM)",
+	"listen":          `listen: "HOST:PORT", or ":PORT" for all addresses`,
+	"listener_name":   "listener_name: NAME, the same in the passive and the active job",
+	"name":            "name: NAME, which no other job has",
+	"root":            "root: /PATH of the directory that received data goes to",
+	"serve":           `serve: {type: tcp, listen: ":8888", clients: {"IP ADDRESS or PREFIX": CLIENT}}`,
+	"server_cn":       "server_cn: NAME, the common name of the passive side's certificate",
+	"snapshotting":    "snapshotting: {type: periodic, interval: 10m}, or {type: manual}",
+	"store":           "store: /PATH of the directory that snapshots are kept in",
+}
+
+// A section is a mapping of the file whose values are being checked.
+type section struct {
+	*decoder
+	field string
+	keys  []string // known ones
+}
+
+func (d *decoder) sectionOf(field string, t reflect.Type) section {
+	return section{d, field, namesOf(t)}
+}
+
+func (s section) given(key string) bool {
+	_, ok := s.places[join(s.field, key)]
+	return ok
+}
+
+// sound reports whether the key is given and could be decoded.
+func (s section) sound(key string) bool {
+	return s.given(key) && !s.broken[join(s.field, key)]
+}
+
+func (s section) fail(key, message, hint string) {
+	s.decoder.fail(join(s.field, key), message, hint)
+}
+
+// missing reports a key that is not given, unless its misspelling was reported.
+func (s section) missing(key, hint string) {
+	if field := join(s.field, key); !s.meant[field] {
+		s.report(s.places[s.field], field, "missing", hint)
+	}
+}
+
+// oneOf checks a value that must be one of a few words.
+func (s section) oneOf(key, value string, words []string) {
+	if s.sound(key) && !slices.Contains(words, value) {
+		s.fail(key, quote(value)+" is unknown", suggest(value, words))
+	}
+}
+
+// typed checks the type of a section and then that it has the keys of its type.
+func (s section) typed(value, noun string, shapes map[string]shape) {
+	types := slices.Sorted(maps.Keys(shapes))
+	if !s.given("type") {
+		s.missing("type", "add type: "+enumerate(types))
+		return
+	}
+	s.oneOf("type", value, types)
+	s.shaped(value, fmt.Sprintf(noun, value), shapes)
+}
+
+// shaped checks that the section has the keys that its type needs, and no
+// others. The noun is what messages call a section of the type.
+func (s section) shaped(typ, noun string, shapes map[string]shape) {
+	own, ok := shapes[typ]
+	if !ok {
+		return
+	}
+	for _, key := range own.required {
+		if !s.given(key) {
+			s.missing(key, "add "+examples[key])
+		}
+	}
+	for _, key := range s.keys {
+		if others := typesWith(key, shapes); s.given(key) && len(others) > 0 && !slices.Contains(others, typ) {
+			s.fail(key, noun+" has none", "remove it (it is for type "+enumerate(others)+")")
+		}
+	}
+}
+
+// typesWith lists the types that have a key, sorted. It is empty for keys that all have.
+func typesWith(key string, shapes map[string]shape) []string {
+	var types []string
+	for t, s := range shapes {
+		if slices.Contains(s.required, key) || slices.Contains(s.optional, key) {
+			types = append(types, t)
+		}
+	}
+	slices.Sort(types)
+	return types
+}

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/dualrepl/dualrepl/endpoint"
+)
+
+// newStore returns a job whose store has two versions of the filesystem docs.
+func newStore(t *testing.T) (*place, *Job) {
+	t.Helper()
+	p := newPlace(t)
+	job, err := Open(p.config(pushToSink), "docs", p.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		p.write(name, "content of "+name)
+		if _, err := job.Snapshot(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p, job
+}
+
+func TestListAndRestore(t *testing.T) {
+	p, job := newStore(t)
+	list, err := job.List()
+	if err != nil || len(list) != 1 || len(list[0].Versions) != 2 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for version, want := range map[string]int64{"": 2, list[0].Versions[0].Name: 1} {
+		var done, total uint64
+		report, err := job.Restore(t.Context(), "docs", version, p.path("restored"+version), func(_ string, d, t uint64) { done, total = d, t })
+		if err != nil || report.Files != want {
+			t.Errorf("version %q: %+v, %v", version, report, err)
+		}
+		if done != total || done != uint64(report.Bytes) {
+			t.Errorf("version %q: progress ended at %d of %d, restored %d", version, done, total, report.Bytes)
+		}
+	}
+	if _, err := job.Restore(t.Context(), "docs", "never", p.path("never"), nil); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// TestListOfNothing: a store that nothing came to yet is no error.
+func TestListOfNothing(t *testing.T) {
+	p := newPlace(t)
+	job, err := Open(p.config(pushToSink), "backups", p.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := job.List(); err != nil || len(list) != 0 {
+		t.Errorf("%v, %v", list, err)
+	}
+	if all, err := job.Verify(t.Context(), nil); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestVerify: damage of one version does not keep the other from being looked at.
+func TestVerify(t *testing.T) {
+	_, job := newStore(t)
+	all, err := job.Verify(t.Context(), nil)
+	if err != nil || len(all) != 2 || !all[0].Good() || !all[1].Good() {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	files, err := filepath.Glob(job.Store() + "/docs/@*/tree/two")
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	all, err = job.Verify(t.Context(), nil)
+	if err != nil || len(all) != 2 || !all[0].Good() || all[1].Good() {
+		t.Errorf("a missing file: %+v, %v", all, err)
+	}
+}
+
+// TestVerifyUnreadableManifest: what cannot even be looked at is an error.
+func TestVerifyUnreadableManifest(t *testing.T) {
+	_, job := newStore(t)
+	manifests, _ := filepath.Glob(job.Store() + "/docs/@*/manifest")
+	slices.Sort(manifests)
+	data, err := os.ReadFile(manifests[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)-1] ^= 1
+	if err := os.Chmod(manifests[1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(manifests[1], data, 0); err != nil {
+		t.Fatal(err)
+	}
+	all, err := job.Verify(t.Context(), nil)
+	if err == nil || len(all) != 2 || !all[0].Good() || all[1].Good() {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+func TestVerifyInterrupted(t *testing.T) {
+	_, job := newStore(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	interrupted := errors.New("interrupted")
+	cancel(interrupted)
+	if _, err := job.Verify(ctx, nil); !errors.Is(err, interrupted) {
+		t.Errorf("error is %v", err)
+	}
+}
