@@ -90,7 +90,7 @@ func (c *Client) dialOptions() []grpc.DialOption {
 			},
 			MinConnectTimeout: connectTimeout,
 		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxRequest)),
 		grpc.WithDisableServiceConfig(),
 	}
 }
@@ -249,8 +249,9 @@ func (c *Client) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.R
 	return res, &countedStream{stream, &c.counters}, nil
 }
 
-// Receive implements endpoint.Receiver.
+// Receive implements endpoint.Receiver. A panic of the stream's Read, which runs in
+// another goroutine than the caller's, becomes an error.
 func (c *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	c.counters.dataRequests.Add(1)
-	return c.data.Receive(ctx, req, &countedReader{stream, &c.counters})
+	return c.data.Receive(ctx, req, &countedReader{stream, &c.counters, c.logger})
 }

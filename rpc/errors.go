@@ -48,7 +48,7 @@ func toStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	if st, ok := status.FromError(err); ok {
+	if st, ok := status.FromError(err); ok && st.Code() != codes.OK {
 		return st.Err()
 	}
 	st := status.New(codeOf(err), err.Error())

@@ -36,12 +36,15 @@ const (
 )
 
 const (
-	// maxMessage bounds a control message both ways, in bytes. A version takes
-	// about 100: half a million of them fit. (gRPC's default of 4 MiB ends at
-	// less than 50,000 with long names.)
+	// maxMessage bounds what a client receives in one control message, in bytes. A
+	// version takes about 100: half a million of them fit. (gRPC's default of 4 MiB
+	// ends at less than 50,000 with long names.)
 	maxMessage = 64 << 20
+	// maxRequest bounds what a server receives in one: 50,000 snapshots with long names to
+	// destroy, by far the largest request there is.
+	maxRequest = 16 << 20
 	// maxStreams bounds the calls that run at once on one control connection;
-	// a client queues what is beyond. It bounds the memory that messages of
-	// maxMessage take.
-	maxStreams = 128
+	// a client queues what is beyond. With maxRequest it bounds the memory that
+	// requests take.
+	maxStreams = 32
 )

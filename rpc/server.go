@@ -53,6 +53,9 @@ func NewServer(h endpoint.Endpoint, opts ServerOptions) *Server {
 // for as long as a data request runs. After that the handlers' contexts end, their
 // connections too, and Serve returns nil once every handler has returned.
 func (s *Server) Serve(ctx context.Context, l transport.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	l = stoppingListener{l, stop}
 	requests, end := withGrace(ctx, s.opts.Grace)
 	defer end()
 	control := s.startControl(requests, l.Addr())
@@ -62,6 +65,20 @@ func (s *Server) Serve(ctx context.Context, l transport.Listener) error {
 	}, transportmux.ServeOptions{MaxPending: s.opts.MaxPending, Logger: s.logger})
 	control.shutdown()
 	return err
+}
+
+// stoppingListener stops the server when it is closed, which transportmux.Serve does
+// as soon as it accepts no more: a listener that failed must not leave handlers
+// running without end.
+type stoppingListener struct {
+	transport.Listener
+	stop context.CancelFunc
+}
+
+// Close implements transport.Listener.
+func (l stoppingListener) Close() error {
+	l.stop()
+	return l.Listener.Close()
 }
 
 // withGrace returns a context that ends d after ctx has, or when end is called.
@@ -155,6 +172,9 @@ func (h *dataHandler) Send(ctx context.Context, req *pdu.SendReq) (res *pdu.Send
 		return err
 	})
 	if err != nil {
+		if stream != nil {
+			_ = stream.Close() // an endpoint that breaks its contract must not leak
+		}
 		return nil, nil, err
 	}
 	return res, &guardedStream{stream, h.server.logger.With("client", h.client, "call", "Send")}, nil

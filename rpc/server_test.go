@@ -301,14 +301,30 @@ func TestServeStopsWithIdleConnections(t *testing.T) {
 	})
 }
 
+// Serve returns although a request runs that would go on for ever.
 func TestServeReturnsTheListenersError(t *testing.T) {
 	l, c := localPair(t)
+	h, stream := &fake{size: megabyte}, newGate(t)
 	result := make(chan error)
-	go func() { result <- NewServer(&fake{}, ServerOptions{}).Serve(t.Context(), l) }()
+	go func() { result <- NewServer(h, ServerOptions{}).Serve(t.Context(), l) }()
 	client := newClient(t, c, ClientOptions{})
 	check(t, client.WaitForConnectivity(t.Context()))
+	received := stream.receiveThrough(t, client, h)
 	check(t, l.Close())
 	if err := <-result; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("error is %v", err)
+	}
+	stream.open()
+	if err := <-received; err == nil {
+		t.Error("the request that ran went unharmed")
+	}
+}
+
+// A stream that panics while the client sends it does not take the process along.
+func TestSentStreamPanics(t *testing.T) {
+	client := connect(t, tcpPair, &fake{size: megabyte})
+	stream := &panicking{synth.NewStream(synth.Spec{Seed: version().Guid, Size: megabyte}), true}
+	if _, err := client.Receive(t.Context(), receiveReq(), stream); !errors.Is(err, errPanic) {
 		t.Errorf("error is %v", err)
 	}
 }

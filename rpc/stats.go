@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"io"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -87,11 +88,13 @@ func (s *countedStream) WriteTo(w io.Writer) (int64, error) {
 type countedReader struct {
 	io.Reader
 	counters *counters
+	logger   *slog.Logger
 }
 
 // Read implements io.Reader.
-func (r *countedReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
+func (r *countedReader) Read(p []byte) (n int, err error) {
+	defer recoverPanic(r.logger, &err)
+	n, err = r.Reader.Read(p)
 	r.counters.dataSent.Add(uint64(n))
 	return n, err
 }

@@ -49,6 +49,7 @@ func Serve(ctx context.Context, l transport.Listener, handlers map[string]Handle
 		case ctx.Err() != nil:
 			return nil
 		default:
+			s.logger.Error("no longer accepting connections", "error", err) // handlers may run on for long
 			return fmt.Errorf("accept: %w", err)
 		}
 	}
