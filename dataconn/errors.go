@@ -22,6 +22,7 @@ type RemoteError struct {
 	Text string // UTF-8, never empty
 }
 
+// Error says that it is the peer's, and the text.
 func (e *RemoteError) Error() string { return "remote: " + e.Text }
 
 // ConnError is a connection that broke, or that the peer gave up, before the
@@ -34,6 +35,7 @@ type ConnError struct {
 
 var _ net.Error = (*ConnError)(nil)
 
+// Error says that the connection was lost, and why.
 func (e *ConnError) Error() string { return "data connection lost: " + e.Err.Error() }
 
 // Unwrap returns the cause.
@@ -53,6 +55,8 @@ var (
 
 	errPeerSilent = &ConnError{fmt.Errorf("nothing received for %v: %w", peerTimeout, os.ErrDeadlineExceeded)}
 	errPeerStuck  = &ConnError{fmt.Errorf("nothing sent or received for %v: %w", peerTimeout, os.ErrDeadlineExceeded)}
+
+	errRequestLate = &ConnError{fmt.Errorf("no whole request within %v: %w", requestTimeout, os.ErrDeadlineExceeded)}
 
 	errDone         = fmt.Errorf("request is done: %w", net.ErrClosed)
 	errStreamClosed = fmt.Errorf("stream was closed: %w", net.ErrClosed)

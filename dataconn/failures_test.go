@@ -308,6 +308,21 @@ func TestServerSurvivesGarbage(t *testing.T) {
 	})
 }
 
+// A client that says nothing is given up in time, and so is one that stops halfway.
+func TestServerGivesUpSilentClient(t *testing.T) {
+	for _, request := range []string{"", pingRequest[:len("00000001")], recvRequest + stream[:len(" 00000005")]} {
+		synctest.Test(t, func(t *testing.T) {
+			server, peer := memPair()
+			begin := time.Now()
+			go func() { _, _ = peer.Write(unhex(t, request)) }()
+			ServeConn(t.Context(), server, handleReceive(nil), nil)
+			if d := time.Since(begin); d > 15*time.Second {
+				t.Errorf("after %v", d)
+			}
+		})
+	}
+}
+
 // A handler that breaks its own contract answers with an error.
 func TestHandlerReturnsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -29,6 +29,9 @@ const (
 	heartbeatInterval = 5 * time.Second
 	// peerTimeout is the silence after which the peer is taken for gone.
 	peerTimeout = 10 * time.Second
+	// requestTimeout bounds how long a request, without its stream, may take to
+	// arrive: heartbeats alone must not hold a connection.
+	requestTimeout = 30 * time.Second
 	// shutdownTimeout bounds an orderly end: the peer has had everything that matters.
 	shutdownTimeout = 10 * time.Second
 	// tick is how exactly the times above are kept. Reads and writes only set flags,

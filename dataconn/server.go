@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,9 +14,8 @@ import (
 	"github.com/dualrepl/dualrepl/transport"
 )
 
-// A Handler answers requests. Its context ends when the connection does, at the
-// latest when the method (and what it started) is no longer wanted. Of an error only
-// the text reaches the client.
+// A Handler answers requests. The context ends when the connection does: nobody waits
+// for the answer any more. Of an error only the text reaches the client.
 type Handler interface {
 	// Ping answers with the request's Message as Echo.
 	Ping(context.Context, *pdu.PingReq) (*pdu.PingRes, error)
@@ -44,7 +44,9 @@ func ServeConn(ctx context.Context, wire transport.Wire, h Handler, logger *slog
 	c := newConn(ctx, wire, true)
 	c.start()
 	if err := c.serve(h); err != nil {
-		c.cancel(err)
+		if !c.isClosing() {
+			c.cancel(err)
+		}
 		logger.Info("data request failed", "peer", wire.RemoteAddr(), "err", err)
 	}
 	<-c.ended
@@ -53,7 +55,9 @@ func ServeConn(ctx context.Context, wire transport.Wire, h Handler, logger *slog
 // serve answers the request. It returns the error that broke the request off; the
 // handler's own is an answer like any other.
 func (c *conn) serve(h Handler) error {
+	late := time.AfterFunc(requestTimeout, func() { c.cancel(errRequestLate) })
 	endpoint, request, err := c.readRequest()
+	late.Stop()
 	if errors.Is(err, ErrProtocol) {
 		return errors.Join(err, c.answer(nil, err))
 	}

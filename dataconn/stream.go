@@ -6,9 +6,14 @@ import (
 	"sync"
 )
 
-// buffers holds the one buffer that each running stream needs: a frame and its
-// header, or, when receiving, a frame and the header of the next.
-var buffers = sync.Pool{New: func() any { return new([headerSize + frameSize]byte) }}
+// A buffer is the one that each running stream needs. When sending, a frame's
+// payload lies behind headroom, so that it is aligned: the kernel copies into
+// unaligned memory at half the speed. The header comes right before it.
+type buffer [headroom + frameSize]byte
+
+const headroom = 64
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // An inStream is a stream that comes in. Its consumer's goroutine reads from the
 // wire into its own buffer. Read and WriteTo are not safe for concurrent use.
@@ -44,28 +49,22 @@ func (s *inStream) finish(err error) {
 
 // WriteTo copies the stream to w, through one buffer that stays in the processor's cache.
 func (s *inStream) WriteTo(w io.Writer) (int64, error) {
-	buf := buffers.Get().(*[headerSize + frameSize]byte)
-	defer buffers.Put(buf)
-	var total int64
-	for {
-		n, err := s.Read(buf[:])
-		if n > 0 {
-			m, werr := w.Write(buf[:n])
-			total += int64(m)
-			if werr != nil {
-				return total, werr
-			}
-			if m < n {
-				return total, io.ErrShortWrite
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
+	if s.err != nil {
+		return 0, endIsNil(s.err)
 	}
+	n, readErr, writeErr := s.c.in.writeTo(w, typeStream)
+	if readErr != nil {
+		s.finish(readErr)
+		return n, endIsNil(s.err)
+	}
+	return n, writeErr
+}
+
+func endIsNil(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
 }
 
 // A receivedStream is what a client's Send returns.
@@ -88,21 +87,22 @@ func (s *receivedStream) Close() error {
 // sendStream sends what r reads. An error of r goes to readFailed before it goes to
 // the peer; the error returned is the connection's.
 func (c *conn) sendStream(r io.Reader, readFailed func(error)) error {
-	buf := buffers.Get().(*[headerSize + frameSize]byte)
+	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
+	frame := buf[headroom-headerSize:]
 	for {
-		n, err := c.fill(buf[headerSize:], r)
+		n, err := c.fill(frame[headerSize:], r)
 		if c.ctx.Err() != nil {
 			return c.reason(errDone)
 		}
 		if n > 0 {
-			putHeader(buf[:], typeStream, n)
-			if werr := c.write(buf[:headerSize+n]); werr != nil {
+			putHeader(frame, typeStream, n)
+			if werr := c.write(frame[:headerSize+n]); werr != nil {
 				return werr
 			}
 		}
 		if err == io.EOF {
-			return c.write(appendHeader(buf[:0], typeEnd, 0))
+			return c.write(appendHeader(nil, typeEnd, 0))
 		}
 		if err != nil {
 			readFailed(err)

@@ -149,18 +149,35 @@ func TestNoAllocations(t *testing.T) {
 	in := inStream{c: receiver}
 	frame, buf := make([]byte, headerSize+64<<10), make([]byte, 128<<10)
 	src := bytes.NewReader(nil)
-	if n := testing.AllocsPerRun(100, func() {
+	send := func() {
 		src.Reset(frame[headerSize:])
 		n, _ := sender.fill(frame[headerSize:], src)
 		putHeader(frame, typeStream, n)
 		if err := sender.write(frame); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(&in, buf[:n]); err != nil {
+	}
+	read := func() {
+		send()
+		if _, err := io.ReadFull(&in, buf[:64<<10]); err != nil {
 			t.Fatal(err)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations a frame", n)
+	}
+	writeTo := func() {
+		send()
+		for left := 64 << 10; left > 0; {
+			b, err := receiver.in.chunk(typeStream)
+			if left -= len(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(100, read); n != 0 {
+		t.Errorf("Read: %v allocations a frame", n)
+	}
+	receiver.in.bulk = buf
+	if n := testing.AllocsPerRun(100, writeTo); n != 0 {
+		t.Errorf("WriteTo: %v allocations a frame", n)
 	}
 }
 

@@ -73,7 +73,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a bad configuration.`,
 	}
 	root.PersistentFlags().StringVar(&a.configFile, "config", config.DefaultPath, "configuration `FILE`")
 	root.AddCommand(
-		newQuickstartCommand(a), newDaemonCommand(a), newConfigcheckCommand(a),
+		newQuickstartCommand(), newDaemonCommand(a), newConfigcheckCommand(a),
 		newSnapshotCommand(a), newReplicateCommand(a),
 		newListCommand(a), newRestoreCommand(a), newVerifyCommand(a), newVersionCommand(),
 	)

@@ -14,7 +14,7 @@ import (
 	"github.com/dualrepl/dualrepl/internal/terminal"
 )
 
-func newQuickstartCommand(a *app) *cobra.Command {
+func newQuickstartCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "quickstart [DIR]",
 		Short: "See it work: replicate a directory of yours to a second process",

@@ -69,8 +69,7 @@ func (a *assembler) build() error {
 			return err
 		}
 		*c = newTreeCursor(top)
-		defer top.Close()
-		defer (*c).leave()
+		defer (*c).Close()
 	}
 	a.io = newFileIOIn(a.tree.top.root)
 	return a.run()
@@ -249,10 +248,11 @@ func (a *assembler) write(dir *treeDir, name string, e *Entry, file FilePlan) er
 	s.hash.Reset()
 	w := &fileWriter{assembler: a, scratch: s, dst: dst}
 	defer w.close()
-	if err := w.extents(e, file.Extents); err != nil {
+	// First, so that a size that cannot be is refused before it is hashed.
+	if err := dst.Truncate(e.Size); err != nil {
 		return err
 	}
-	if err := dst.Truncate(e.Size); err != nil {
+	if err := w.extents(e, file.Extents); err != nil {
 		return err
 	}
 	if Digest(s.hash.Sum(nil)) != e.Hash {

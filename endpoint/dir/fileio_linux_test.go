@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -116,7 +115,7 @@ func TestWithoutRoot(t *testing.T) {
 	if err := os.Chown(temp, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/fd/3", "-test.run=^Test(Replicate(Full|Incremental|Client)|ReceiveDamaged|ReceiveResumesAgain|Restore|Verify|Compare)")
+	cmd := exec.Command("/proc/self/fd/3", "-test.run=^Test(Replicate(Full|Incremental|Client)|ReceiveDamaged|ReceiveResumesAgain|Restore|Verify|Compare|SnapshotUnreadable)")
 	cmd.ExtraFiles = []*os.File{binary}
 	cmd.Dir, cmd.Env = "/", []string{"TMPDIR=" + temp}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -361,7 +360,7 @@ func TestTreeCursor(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"a/link", "a/link/c", "missing", "..", "a/../d"} {
-		if _, err := c.dir(path); err == nil && !strings.Contains(path, "..") {
+		if _, err := c.dir(path); err == nil {
 			t.Errorf("%q opens", path)
 		}
 	}

@@ -95,37 +95,33 @@ func (d *treeDir) link(from *treeDir, oldName, newName string) error {
 }
 
 func (d *treeDir) mknod(name string, mode uint32, rdev uint64) error {
-	return d.do("mknodat", name, unix.Mknodat(int(d.fd.Fd()), name, mode, int(rdev)))
+	return pathError("mknodat", name, unix.Mknodat(int(d.fd.Fd()), name, mode, int(rdev)))
 }
 
 // chtimes sets the modification time, of a symbolic link too, to the nanosecond
 // and also before 1970.
 func (d *treeDir) chtimes(name string, sec, nsec int64) error {
 	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: sec, Nsec: nsec}}
-	return d.do("utimensat", name, unix.UtimesNanoAt(int(d.fd.Fd()), name, ts, unix.AT_SYMLINK_NOFOLLOW))
+	return pathError("utimensat", name, unix.UtimesNanoAt(int(d.fd.Fd()), name, ts, unix.AT_SYMLINK_NOFOLLOW))
 }
 
 func (d *treeDir) chown(name string, uid, gid uint32) error {
-	return d.do("fchownat", name, unix.Fchownat(int(d.fd.Fd()), name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW))
+	return pathError("fchownat", name, unix.Fchownat(int(d.fd.Fd()), name, int(uid), int(gid), unix.AT_SYMLINK_NOFOLLOW))
 }
 
-// chmod sets all twelve mode bits; name is no symbolic link.
-func (d *treeDir) chmod(name string, mode uint32) error {
-	return d.do("fchmodat", name, unix.Fchmodat(int(d.fd.Fd()), name, mode&0o7777, unix.AT_SYMLINK_NOFOLLOW))
-}
-
+// stat does not follow a symbolic link.
 func (d *treeDir) stat(name string) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(d.fd.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	return st, d.do("fstatat", name, err)
+	return st, pathError("fstatat", name, err)
 }
 
 // setXattr sets one extended attribute, of a symbolic link too.
 func (d *treeDir) setXattr(name string, x Xattr) error {
-	return d.do("setxattr "+x.Name, name, unix.Lsetxattr(procPath(d.fd, name), x.Name, x.Value, 0))
+	return pathError("setxattr "+x.Name, name, unix.Lsetxattr(procPath(d.fd, name), x.Name, x.Value, 0))
 }
 
-func (d *treeDir) do(op, name string, err error) error {
+func pathError(op, name string, err error) error {
 	if err != nil {
 		return &os.PathError{Op: op, Path: name, Err: err}
 	}
@@ -336,7 +332,7 @@ func collectXattrs(path string, list func([]byte) (int, error), get func(string,
 	return xattrs, nil
 }
 
-// dirNames lists a directory, in no order.
+// names lists a directory, in no order.
 func (d *treeDir) names() ([]string, error) {
 	if _, err := d.fd.Seek(0, io.SeekStart); err != nil {
 		return nil, err

@@ -129,7 +129,7 @@ func (w *walk) content(d *treeDir, dir string, st *unix.Stat_t) error {
 	}
 	w.entries[len(w.entries)-1].Xattrs = xattrs
 	names, err := d.names()
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // one that was removed since has nothing
 		return fmt.Errorf("read directory %q: %w", dir, err)
 	}
 	slices.Sort(names)
@@ -144,45 +144,52 @@ func (w *walk) content(d *treeDir, dir string, st *unix.Stat_t) error {
 // child adds the entry name of the directory d, and what is below it.
 func (w *walk) child(d *treeDir, path, name string, parentDev uint64) error {
 	st, err := d.stat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // removed since it was listed
-	}
 	if err != nil {
-		return err
+		return w.missed(path, err)
 	}
-	id := fileID{st.Dev, st.Ino}
-	switch {
-	case len(path) > MaxPathBytes:
-		w.problem(path, errors.New("its path is too long"))
-		return nil
-	case id == w.store:
-		return nil
-	case st.Mode&unix.S_IFMT == unix.S_IFSOCK:
-		w.sockets++
+	if w.leaveOut(path, &st) {
 		return nil
 	}
 	e := w.add(path, &st)
 	switch {
-	case e.Type == TypeDir && st.Dev != parentDev && w.mounts[id], e.Type == TypeFile:
+	case e.Type == TypeFile:
 		return nil
-	case e.Type == TypeDir:
-		return w.sub(d, path, name, &st)
+	case e.Type != TypeDir:
+		return w.special(d, name, e)
+	case st.Dev != parentDev && w.mounts[fileID{st.Dev, st.Ino}]:
+		return nil
 	}
-	return w.special(d, name, e)
+	sub, err := d.sub(name)
+	if err != nil {
+		return w.missed(path, err)
+	}
+	return errors.Join(w.content(sub, path, &st), sub.Close())
 }
 
-func (w *walk) sub(d *treeDir, path, name string, st *unix.Stat_t) error {
-	sub, err := d.sub(name)
+// missed decides about an entry that cannot be looked at: one that was removed or
+// replaced since it was listed is as if it had been so before.
+func (w *walk) missed(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		w.problem(path, err)
 		return nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return nil // removed since: empty is what it was at last
-	case err != nil:
-		return err
+		return nil
 	}
-	return errors.Join(w.content(sub, path, st), sub.Close())
+	return err
+}
+
+// leaveOut says whether an entry can have no place in a version.
+func (w *walk) leaveOut(path string, st *unix.Stat_t) bool {
+	switch {
+	case len(path) > MaxPathBytes:
+		w.problem(path, errors.New("its path is too long"))
+	case st.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		w.sockets++
+	default:
+		return fileID{st.Dev, st.Ino} == w.store
+	}
+	return true
 }
 
 // special completes an entry that is neither directory nor file.

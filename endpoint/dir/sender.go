@@ -27,7 +27,7 @@ type SenderOptions struct {
 	Job string
 	// Filter says which filesystems are offered; nil: all.
 	Filter func(filesystem string) bool
-	// Logger gets what does not fail a call but should be known; nil: nobody does.
+	// Logger is told of each step, at debug level; nil: nobody is.
 	Logger *slog.Logger
 }
 
@@ -148,7 +148,7 @@ func (s *Sender) DestroySnapshots(ctx context.Context, req *pdu.DestroySnapshots
 }
 
 // ReplicationCursor tells the version that the job's cursor points to.
-func (s *Sender) ReplicationCursor(ctx context.Context, req *pdu.ReplicationCursorReq) (*pdu.ReplicationCursorRes, error) {
+func (s *Sender) ReplicationCursor(_ context.Context, req *pdu.ReplicationCursorReq) (*pdu.ReplicationCursorRes, error) {
 	if _, err := s.directory(req.GetFilesystem()); err != nil {
 		return nil, err
 	}
@@ -174,7 +174,7 @@ func (s *Sender) cursor(name string) (uint64, error) {
 
 // SendCompleted moves the replication cursor to the step's To and lets go of what
 // the step held.
-func (s *Sender) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
+func (s *Sender) SendCompleted(_ context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
 	step := req.GetOriginalReq()
 	if step.GetTo().GetType() != pdu.FilesystemVersion_Snapshot || step.GetTo().GetGuid() == 0 {
 		return nil, fmt.Errorf("%w: a completed step has a snapshot as To", endpoint.ErrInvalid)
@@ -198,7 +198,7 @@ func (s *Sender) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (
 }
 
 // ReadResumeToken implements endpoint.TokenReader.
-func (s *Sender) ReadResumeToken(ctx context.Context, token string) (endpoint.ResumeStep, error) {
+func (s *Sender) ReadResumeToken(_ context.Context, token string) (endpoint.ResumeStep, error) {
 	return readResumeToken(token)
 }
 
@@ -223,6 +223,8 @@ func (s *Sender) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.R
 	if err := errors.Join(err, st.fs.Close()); err != nil {
 		return nil, nil, err
 	}
+	s.log.Debug("sending", "filesystem", req.GetFilesystem(), "from_guid", st.fromGUID(), "to", st.to.Name,
+		"bytes", st.bodyLength()-st.offset, "resumed", st.resumed)
 	return st.res(), stream, nil
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // SnapshotOptions are options of Sender.Snapshot.
@@ -74,18 +73,15 @@ func (s *Sender) Snapshot(ctx context.Context, filesystem, name string, opts Sna
 	}
 	defer lock.unlock()
 	report, err := s.snapshot(ctx, f, source, name, opts)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		err = fmt.Errorf("%w: %w", endpoint.ErrNoSpace, err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("snapshot %s@%s: %w", filesystem, name, err)
+		return nil, fmt.Errorf("snapshot %s@%s: %w", filesystem, name, noSpace(err))
 	}
 	return report, nil
 }
 
 // snapshot builds and commits the version. The caller has the lock.
-func (s *Sender) snapshot(ctx context.Context, f *filesystem, source, name string, opts SnapshotOptions) (*SnapshotReport, error) {
-	report := &SnapshotReport{Filesystem: f.name, Name: name}
+func (s *Sender) snapshot(ctx context.Context, f *filesystem, source, name string, opts SnapshotOptions) (report *SnapshotReport, err error) {
+	report = &SnapshotReport{Filesystem: f.name, Name: name}
 	versions, err := f.versions()
 	if err != nil {
 		return nil, err
@@ -101,7 +97,7 @@ func (s *Sender) snapshot(ctx context.Context, f *filesystem, source, name strin
 	if err := b.open(f, source, versions); err != nil {
 		return nil, errors.Join(err, b.close(), f.root.RemoveAll(snapshottingDir))
 	}
-	defer f.root.RemoveAll(snapshottingDir) // nothing is left of it if all went well
+	defer func() { err = errors.Join(err, f.root.RemoveAll(snapshottingDir)) }() // after a commit it is gone
 	err = s.walk(ctx, b, f.name)
 	if err == nil {
 		err = b.build(ctx)

@@ -11,10 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/pdu"
 	"golang.org/x/sys/unix"
 )
 
@@ -268,23 +270,47 @@ func TestSnapshotReadsRacyFilesAgain(t *testing.T) {
 	expect(t, "entry of a racy file", p.unchanged(e, record), -1)
 }
 
+// growing keeps appending to a file until it is stopped.
+func (r *rig) growing(name string) (stop func()) {
+	f, err := os.OpenFile(r.path(name), os.O_WRONLY|os.O_APPEND, 0)
+	r.must(err)
+	r.Cleanup(func() { f.Close() })
+	return r.background(func(int) {
+		if _, err := f.Write([]byte{1}); err != nil {
+			r.Error(err)
+		}
+	})
+}
+
+// background calls do again and again until it is stopped.
+func (r *rig) background(do func(i int)) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+				do(i)
+			}
+		}
+	}()
+	stop = sync.OnceFunc(func() {
+		close(done)
+		<-ended
+	})
+	r.Cleanup(stop)
+	return stop
+}
+
 func TestSnapshotFileKeepsChanging(t *testing.T) {
 	r := newRig(t)
 	r.write("f", random(1, 4<<20))
 	r.write("calm", nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f, err := os.OpenFile(r.path("f"), os.O_WRONLY|os.O_APPEND, 0)
-		for err == nil && ctx.Err() == nil {
-			_, err = f.Write([]byte{1})
-		}
-		f.Close()
-	}()
+	stop := r.growing("f")
 	report, m := r.take("one", SnapshotOptions{})
-	cancel()
-	<-done
+	stop()
 	if len(report.Inconsistent) != 1 || !strings.Contains(report.Inconsistent[0], `"f"`) {
 		t.Errorf("inconsistent: %v", report.Inconsistent)
 	}
@@ -333,12 +359,20 @@ func TestSnapshotUnreadable(t *testing.T) {
 	r.write("secret", []byte("x"))
 	r.write("closed/inside", []byte("x"))
 	r.write("open", []byte("x"))
+	r.write("listed/inside", []byte("x"))
 	r.must(os.Chmod(r.path("secret"), 0))
-	r.must(os.Chmod(r.path("closed"), 0))
-	defer os.Chmod(r.path("closed"), 0o700)
+	for dir, mode := range map[string]os.FileMode{"closed": 0, "listed": 0o400} {
+		r.must(os.Chmod(r.path(dir), mode))
+		defer os.Chmod(r.path(dir), 0o700)
+	}
 	report, m := r.take("one", SnapshotOptions{})
-	if len(report.Inconsistent) != 2 || !m.Inconsistent || len(m.Entries) != 3 {
-		t.Errorf("report %v, entries %v", report.Inconsistent, m.Entries)
+	var paths []string
+	for _, e := range m.Entries {
+		paths = append(paths, e.Path)
+	}
+	expect(t, "entries", paths, []string{"", "closed", "listed", "open"})
+	if len(report.Inconsistent) != 3 || !m.Inconsistent {
+		t.Errorf("inconsistent: %v", report.Inconsistent)
 	}
 }
 
@@ -445,5 +479,53 @@ func TestSnapshotBusy(t *testing.T) {
 	defer lock.unlock()
 	if _, err := r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{}); !errors.Is(err, endpoint.ErrBusy) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Whatever happens to a source meanwhile, a snapshot is a whole version of it.
+func TestSnapshotOfBusySource(t *testing.T) {
+	r := newRig(t)
+	r.write("calm", []byte("x"))
+	stop := r.background(r.disturb)
+	for i := range 20 {
+		_, m := r.take(fmt.Sprint("v", i), SnapshotOptions{})
+		entryOf(t, m, "calm")
+	}
+	stop()
+	r.take("last", SnapshotOptions{})
+	list, err := r.sender.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: testFS})
+	r.must(err)
+	var last *pdu.FilesystemVersion
+	for _, v := range list.Versions {
+		r.step(last, v)
+		r.checkVerify(v.Name)
+		last = v
+	}
+	r.check("last")
+}
+
+// disturb changes something at a place that may or may not be there.
+func (r *rig) disturb(i int) {
+	dir := r.path(fmt.Sprint("d", i%3))
+	file := filepath.Join(dir, "sub", fmt.Sprint("f", i%5))
+	switch i % 11 {
+	case 0:
+		os.RemoveAll(dir)
+	case 1:
+		os.Rename(dir, r.path(fmt.Sprint("d", (i+1)%3)))
+	case 2:
+		os.Remove(file)
+		os.Symlink("target", file)
+	case 3:
+		os.Remove(file)
+		unix.Mkfifo(file, 0o600)
+	case 4:
+		os.Link(file, r.path(fmt.Sprint("link", i%7)))
+	case 5:
+		os.Remove(r.path(fmt.Sprint("link", i%7)))
+	default:
+		os.MkdirAll(filepath.Dir(file), 0o755)
+		os.Remove(file)
+		os.WriteFile(file, random(uint64(i), i%5000), 0o644)
 	}
 }

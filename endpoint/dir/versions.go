@@ -225,7 +225,9 @@ func (f *filesystem) destroySnapshots(ctx context.Context, snapshots []*pdu.File
 	res := &pdu.DestroySnapshotsRes{}
 	for _, v := range snapshots {
 		result := &pdu.DestroySnapshotRes{Snapshot: v}
-		if err := cmp.Or(ctx.Err(), f.hide(v)); err != nil {
+		if ctx.Err() != nil {
+			result.Error = context.Cause(ctx).Error()
+		} else if err := f.hide(v); err != nil {
 			result.Error = err.Error()
 		}
 		res.Results = append(res.Results, result)

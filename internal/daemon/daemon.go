@@ -156,7 +156,7 @@ func (s *service) replicateOnce(ctx context.Context) {
 	_, err := s.replicateGracefully(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		s.logger.Info("replication stopped, the next one goes on with it", "reason", err)
+		s.logger.Info("replication stopped", "reason", err)
 	case err != nil:
 		s.logger.Error("replication failed", "err", err)
 	default:
@@ -182,12 +182,22 @@ func (s *service) snapshotOnce(ctx context.Context) {
 	defer end()
 	snapshots, err := s.Snapshot(work, false)
 	for _, taken := range snapshots {
-		if taken.Err == nil {
-			s.logger.Info("snapshot taken", "filesystem", taken.Filesystem, "version", taken.Version)
-		}
+		s.logSnapshot(taken)
 	}
 	if err != nil {
 		s.logger.Error("snapshot failed", "err", err)
+	}
+}
+
+// logSnapshot leaves out one that failed, which the error tells.
+func (s *service) logSnapshot(taken Snapshot) {
+	if taken.Err != nil {
+		return
+	}
+	logger := s.logger.With("filesystem", taken.Filesystem, "version", taken.Version)
+	logger.Info("snapshot taken", "files", taken.Report.Files, "bytes", taken.Report.Bytes, "changed", taken.Report.Changed)
+	if n := len(taken.Report.Inconsistent); n > 0 {
+		logger.Warn("snapshot does not have all as it was", "entries", n, "first", taken.Report.Inconsistent[0])
 	}
 }
 

@@ -25,19 +25,19 @@ var errStopping = errors.New("the daemon is stopping")
 // A step runs from Send until the receiver has failed or the sender knows that the
 // receiver has it all.
 type graceful struct {
-	cancel context.CancelCauseFunc
-	unhook func() bool
+	stopped func() error // nil until it is stopped
+	cancel  context.CancelCauseFunc
+	unhook  func() bool
 
-	mu       sync.Mutex
-	steps    map[string]bool // filesystems with a running step
-	stopping bool
-	expiry   *time.Timer // nil unless stopping with steps
+	mu     sync.Mutex
+	steps  map[string]bool // filesystems with a running step
+	expiry *time.Timer     // nil unless stopped with steps
 }
 
 // newGraceful returns the context to replicate in. The caller closes g.
 func newGraceful(ctx context.Context) (g *graceful, work context.Context) {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	g = &graceful{cancel: cancel, steps: make(map[string]bool)}
+	g = &graceful{stopped: ctx.Err, cancel: cancel, steps: make(map[string]bool)}
 	g.unhook = context.AfterFunc(ctx, g.stop)
 	return g, work
 }
@@ -46,7 +46,6 @@ func newGraceful(ctx context.Context) (g *graceful, work context.Context) {
 func (g *graceful) stop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.stopping = true
 	if len(g.steps) == 0 {
 		g.cancel(errStopping)
 		return
@@ -69,17 +68,18 @@ func (g *graceful) close() {
 func (g *graceful) begin(filesystem string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.stopping {
-		g.steps[filesystem] = true
+	if g.stopped() != nil {
+		return false
 	}
-	return !g.stopping
+	g.steps[filesystem] = true
+	return true
 }
 
 func (g *graceful) end(filesystem string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.steps, filesystem)
-	if g.stopping && len(g.steps) == 0 {
+	if g.stopped() != nil && len(g.steps) == 0 {
 		g.cancel(errStopping)
 	}
 }

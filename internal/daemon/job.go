@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
@@ -222,13 +223,20 @@ func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.
 		Progress:      progress,
 		Logger:        j.logger,
 	})
-	if err != nil {
-		err = fmt.Errorf("job %s: replication with %s: %w", j.Name(), j.peer(), err)
+	return &Replication{Report: report, Channels: Channels(s.client.Stats())}, j.explain(ctx, err)
+}
+
+// explain adds to an error whose it is, and the way out where there is one.
+func (j *Job) explain(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("job %s: replication with %s stopped, the next one goes on from there: %w", j.Name(), j.peer(), err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("job %s: replication with %s: %w; is the passive side's daemon running there?", j.Name(), j.peer(), err)
 	}
-	if report == nil {
-		return nil, err
-	}
-	return &Replication{Report: report, Channels: Channels(s.client.Stats())}, err
+	return fmt.Errorf("job %s: replication with %s: %w", j.Name(), j.peer(), err)
 }
 
 // peer names the other side in messages.

@@ -4,21 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/config"
+	"github.com/dualrepl/dualrepl/transport"
 )
 
-// List lists what is in the job's store. A store that nothing came to yet is empty.
+// List lists what is in the job's store; a sink's filesystems are below the identity
+// of their client. A store that nothing came to yet is empty.
 func (j *Job) List() ([]dir.StoredFilesystem, error) {
-	list, err := dir.ListStore(j.Store())
+	if j.conf.Type != config.TypeSink {
+		return j.list(j.Store(), "")
+	}
+	clients, err := os.ReadDir(j.Store())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
+	}
+	var all []dir.StoredFilesystem
+	for _, client := range clients {
+		if !client.IsDir() || transport.ValidateClientIdentity(client.Name()) != nil {
+			continue // nothing that a client has sent
+		}
+		list, err := j.list(filepath.Join(j.Store(), client.Name()), client.Name()+"/")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+// list lists one store, with a prefix to the names.
+func (j *Job) list(store, prefix string) ([]dir.StoredFilesystem, error) {
+	list, err := dir.ListStore(store)
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
 	}
+	for i := range list {
+		list[i].Name = prefix + list[i].Name
+	}
 	return list, nil
+}
+
+// locate returns the store, as package dir has it, that a filesystem of List lies
+// in, and its name there.
+func (j *Job) locate(filesystem string) (store, name string, err error) {
+	if j.conf.Type != config.TypeSink {
+		return j.Store(), filesystem, nil
+	}
+	client, name, ok := strings.Cut(filesystem, "/")
+	if !ok || transport.ValidateClientIdentity(client) != nil {
+		return "", "", fmt.Errorf("job %s: %w: a sink's filesystems are named CLIENT/FILESYSTEM, not %q", j.Name(), endpoint.ErrInvalid, filesystem)
+	}
+	return filepath.Join(j.Store(), client), name, nil
 }
 
 // A StoreProgress is called with the bytes of one version that are done and that
@@ -28,30 +74,37 @@ type StoreProgress func(name string, done, total uint64)
 // Restore restores a version from the job's store; version "" is the newest. See
 // dir.Restore. Progress may be nil.
 func (j *Job) Restore(ctx context.Context, filesystem, version, target string, progress StoreProgress) (*dir.RestoreReport, error) {
+	store, name, err := j.locate(filesystem)
+	if err != nil {
+		return nil, err
+	}
 	var opts dir.RestoreOptions
 	if progress != nil {
-		name, total := j.measure(filesystem, version)
-		opts.Progress = func(bytes int64) { progress(name, uint64(bytes), total) }
+		title, total := j.measure(filesystem, version)
+		opts.Progress = func(bytes int64) { progress(title, uint64(bytes), total) }
 	}
-	report, err := dir.Restore(ctx, j.Store(), filesystem, version, target, opts)
+	report, err := dir.Restore(ctx, store, name, version, target, opts)
+	if report != nil {
+		report.Filesystem = filesystem // as it was asked for
+	}
 	if err != nil {
 		err = fmt.Errorf("job %s: %w", j.Name(), err)
 	}
 	return report, err
 }
 
-// measure returns a version's name and size. What cannot be found or read has none,
-// which only whoever works on it can explain.
-func (j *Job) measure(filesystem, version string) (name string, bytes uint64) {
+// measure returns a version's full name and size. What cannot be found or read has
+// none, which only whoever works on it can explain.
+func (j *Job) measure(filesystem, version string) (title string, bytes uint64) {
 	list, _ := j.List()
-	for _, fs := range list {
-		for _, v := range fs.Versions {
-			if fs.Name == filesystem && !v.Bookmark && (version == "" || version == v.Name) {
-				name, bytes = fs.Name+"@"+v.Name, uint64(v.Bytes)
+	for _, item := range list {
+		for _, v := range item.Versions {
+			if item.Name == filesystem && !v.Bookmark && (version == "" || version == v.Name) {
+				title, bytes = item.Name+"@"+v.Name, uint64(v.Bytes)
 			}
 		}
 	}
-	return name, bytes
+	return title, bytes
 }
 
 // Verified is what a verification of one version found.
@@ -78,17 +131,17 @@ func (j *Job) Verify(ctx context.Context, progress StoreProgress) ([]Verified, e
 	}
 	var all []Verified
 	var errs []error
-	for _, fs := range list {
-		for _, version := range fs.Versions {
+	for _, item := range list {
+		for _, version := range item.Versions {
 			if version.Bookmark {
 				continue // has no files
 			}
 			if ctx.Err() != nil {
 				return all, errors.Join(append(errs, context.Cause(ctx))...)
 			}
-			v := j.verify(ctx, fs.Name, version, progress)
+			v := j.verify(ctx, item.Name, version, progress)
 			if v.Err != nil {
-				errs = append(errs, fmt.Errorf("job %s: %w", j.Name(), v.Err))
+				errs = append(errs, fmt.Errorf("job %s: %s: %w", j.Name(), item.Name, v.Err))
 			}
 			all = append(all, v)
 		}
@@ -98,9 +151,13 @@ func (j *Job) Verify(ctx context.Context, progress StoreProgress) ([]Verified, e
 
 func (j *Job) verify(ctx context.Context, filesystem string, version dir.StoredVersion, progress StoreProgress) Verified {
 	v := Verified{Filesystem: filesystem, Version: version.Name}
-	name := filesystem + "@" + version.Name
-	v.Report, v.Err = dir.Verify(ctx, j.Store(), filesystem, version.Name, dir.VerifyOptions{
-		Progress: func(bytes int64) { progress(name, uint64(bytes), uint64(version.Bytes)) },
+	var store, name string
+	if store, name, v.Err = j.locate(filesystem); v.Err != nil {
+		return v
+	}
+	title := filesystem + "@" + version.Name
+	v.Report, v.Err = dir.Verify(ctx, store, name, version.Name, dir.VerifyOptions{
+		Progress: func(bytes int64) { progress(title, uint64(bytes), uint64(version.Bytes)) },
 	})
 	return v
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/dualrepl/dualrepl/endpoint"
@@ -61,6 +62,40 @@ func TestListOfNothing(t *testing.T) {
 	}
 	if all, err := job.Verify(t.Context(), nil); err != nil || len(all) != 0 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestSinkStore: a sink keeps its clients apart, whatever they are called; what no
+// client has sent is left alone.
+func TestSinkStore(t *testing.T) {
+	p := newPlace(t)
+	cfg := p.config(strings.Replace(pushToSink, "client_identity: alice", `client_identity: "fe80::1%eth0"`, 1))
+	stop := p.start(cfg)
+	p.logs.await(t, "replication done", 1)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(p.path("received/lost@found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sink, err := Open(cfg, "backups", p.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := sink.List()
+	if err != nil || len(list) != 1 || list[0].Name != "fe80::1%eth0/docs" {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if all, err := sink.Verify(t.Context(), nil); err != nil || len(all) == 0 || !all[0].Good() {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if _, err := sink.Restore(t.Context(), list[0].Name, "", p.path("restored"), nil); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"docs", "../received/x", "a@b/docs", ""} {
+		if _, err := sink.Restore(t.Context(), name, "", p.path("never"), nil); !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("filesystem %q: %v", name, err)
+		}
 	}
 }
 

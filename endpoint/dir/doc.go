@@ -1,0 +1,41 @@
+// Package dir is the endpoint whose filesystems are directories: the embedded
+// default, which needs nothing of the file system below it but hard links, and makes
+// use of clones where it has them.
+//
+// A Sender takes snapshots of directories into a store and offers them. A Receiver
+// makes the same snapshots in a store of its own. A snapshot, once there, never
+// changes: a tree of plain files to browse, and beside it a manifest, which is the
+// truth about it. Versions share what is alike. Restore brings a snapshot back,
+// Verify compares it with its manifest.
+//
+//	<store>/<filesystem>/@<version>/tree/      the files
+//	                               /manifest   Manifest, encoded
+//	                               /scan       a sender's: inodes and ctimes, to find changes
+//	<store>/<filesystem>/.dualrepl/lock        flock of the one writer: snapshot, receive or destroy
+//	                              /state.json  the next CreateTXG, holds
+//	                              /bookmarks/  manifests that replication cursors point to
+//	                              /receiving/  a receive that runs or broke
+//
+// A directory without .dualrepl above one that has it is a placeholder.
+//
+// What a version has: files with their holes, directories, symbolic links, names of
+// one file, FIFOs and devices, each with mode, owner, mtime and extended attributes.
+// Sockets are left out. In the tree, files cannot be written to, set-id bits are off,
+// owners are set only by root; FIFOs and devices are at most in a receiver's. Several
+// versions may have a file in common, whose mode and mtime are then those of the
+// oldest.
+//
+// What a crash leaves: a version appears in one rename, after everything in it was
+// synced to disk, so it is complete or absent. An interrupted snapshot is gone, an
+// interrupted receive goes on where it broke.
+//
+// The stream of a step depends on its two versions alone. Both sides compute from the
+// two manifests which ranges of which files it has to carry (NewPlan), so that
+// it has no framing, and can continue at any byte. The formats are in
+// docs/protocol.md, section 6.
+//
+// Trust: names, manifests and streams come from peers. They are checked before they
+// are used, nothing is allocated because a peer says so, and every path of a peer is
+// opened below an os.Root, one component after another. Directories that a Sender
+// takes snapshots of belong to its user, and so do stores.
+package dir
