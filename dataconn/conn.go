@@ -125,7 +125,7 @@ func (c *conn) beat() {
 	defer c.release()
 	var frame [headerSize]byte
 	putHeader(frame[:], typeHeartbeat, 0)
-	c.writeFrames(frame[:])
+	_ = c.writeFrames(frame[:]) // a broken connection is noticed by who needs it
 }
 
 // watch reads what comes in while nobody waits for a message or a stream, so that
@@ -135,7 +135,7 @@ func (c *conn) watch() {
 	case <-c.quiet:
 		err := c.in.idle()
 		if !c.isClosing() {
-			c.fail(err)
+			_ = c.fail(err) // the cause stays with the context
 			return
 		}
 	case <-c.closing:
