@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,7 +108,7 @@ func TestDiskFullThenResumed(t *testing.T) {
 
 // TestThousandHostileConnections: garbage, half a banner or silence, a thousand
 // times, beside a running replication, which completes; afterwards the passive side
-// holds no more descriptors than before.
+// holds no more descriptors than before, and a second attack costs no more memory.
 func TestThousandHostileConnections(t *testing.T) {
 	s := newSetup(t, t.TempDir())
 	s.fill("file", 3, 32, 4<<20)
@@ -123,10 +124,27 @@ func TestThousandHostileConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.compare()
-	s.eventually(fmt.Sprintf("descriptors are back at %d", before), func() bool {
-		return descriptors(t, s.passive) <= before
-	})
+	quiet := func() {
+		s.eventually(fmt.Sprintf("descriptors are back at %d", before), func() bool {
+			return descriptors(t, s.passive) <= before
+		})
+	}
+	quiet()
+	memory := residentKiB(t, s.passive)
+	if err := attack(s.listen, 1000); err != nil {
+		t.Fatal(err)
+	}
+	quiet()
+	grown := residentKiB(t, s.passive) - memory
+	t.Logf("resident memory: %d KiB, then %d more", memory, grown)
+	if grown > leakLimitKiB {
+		t.Errorf("a thousand connections left %d KiB behind", grown)
+	}
 }
+
+// leakLimitKiB is what a garbage collector may hold on to: 1,000 leaked connections
+// with their goroutines and buffers would be several times as much.
+const leakLimitKiB = 8 << 10
 
 // attack opens n connections at once, writes something wrong or nothing, and closes them all.
 func attack(address string, n int) error {
@@ -147,6 +165,25 @@ func attack(address string, n int) error {
 		_, _ = conn.Write([]byte(texts[i%len(texts)]))
 	}
 	return nil
+}
+
+// residentKiB is the memory that a process has.
+func residentKiB(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		t.Fatalf("no VmRSS in\n%s", status)
+	}
+	kib, err := strconv.Atoi(fields[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
 }
 
 func descriptors(t *testing.T, cmd *exec.Cmd) int {
