@@ -9,6 +9,7 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
+	"golang.org/x/sys/unix"
 )
 
 // errContent is in the chain if a file's content is not what its manifest says.
@@ -33,32 +34,33 @@ type assembler struct {
 	groups map[uint64]string // path of the first name of each link group
 }
 
-// manifest receives the manifest of the new version. One that is wrong is received
-// again from its start.
+// manifest receives the manifest of the new version, and writes it to where it will
+// be. One that is wrong is received again from its start.
 func (a *assembler) manifest(h streamHeader, to *pdu.FilesystemVersion) error {
 	delta, err := a.part.readDelta(a.ctx, a.body, h.BodyLength)
 	if err != nil {
 		return err
 	}
-	if err := a.decode(h, to, delta); err != nil {
+	encoded, err := a.decode(h, to, delta)
+	if err != nil {
 		return errors.Join(fmt.Errorf("manifest: %w", err), a.part.rewind(0))
 	}
 	a.at = deltaPrefixLen + int64(len(delta))
-	return nil
+	return a.part.root.WriteFile(buildName+"/"+manifestName, encoded, 0o600)
 }
 
-func (a *assembler) decode(h streamHeader, to *pdu.FilesystemVersion, delta []byte) (err error) {
-	if a.to, err = applyDelta(a.from, delta, h.ToDigest); err != nil {
-		return err
+func (a *assembler) decode(h streamHeader, to *pdu.FilesystemVersion, delta []byte) (encoded []byte, err error) {
+	if a.to, encoded, err = applyDelta(a.from, delta, h.ToDigest); err != nil {
+		return nil, err
 	}
 	if a.to.GUID != h.ToGUID || a.to.Name != to.GetName() {
-		return fmt.Errorf("%w: the stream is of version %q with GUID %#x", endpoint.ErrInvalid, a.to.Name, a.to.GUID)
+		return nil, fmt.Errorf("%w: the stream is of version %q with GUID %#x", endpoint.ErrInvalid, a.to.Name, a.to.GUID)
 	}
 	a.plan = NewPlan(a.from, a.to)
 	if want := deltaPrefixLen + int64(len(delta)) + a.plan.Literal; h.BodyLength != want {
-		return fmt.Errorf("%w: the stream's body has %d bytes, the step %d", endpoint.ErrInvalid, h.BodyLength, want)
+		return nil, fmt.Errorf("%w: the stream's body has %d bytes, the step %d", endpoint.ErrInvalid, h.BodyLength, want)
 	}
-	return nil
+	return encoded, nil
 }
 
 // build builds the tree in the partial's directory.
@@ -87,11 +89,12 @@ func (a *assembler) run() error {
 		} else {
 			file = FilePlan{FromFile: -1, ToFile: -1}
 		}
-		start := a.at
-		if i >= first {
-			if err := a.entry(e, file); err != nil {
-				return a.broken(e, start, err)
-			}
+		start, do := a.at, a.entry
+		if i < first {
+			do = a.skip
+		}
+		if err := do(e, file); err != nil {
+			return a.broken(e, start, err)
 		}
 		a.at = start + file.Literal
 		if _, ok := a.groups[e.LinkGroup]; !ok && e.LinkGroup != 0 {
@@ -126,8 +129,42 @@ func (a *assembler) resumeAt() int {
 	return len(a.to.Entries)
 }
 
+// skip passes over an entry that was made before the step broke.
+func (a *assembler) skip(e *Entry, _ FilePlan) error {
+	if a.ctx.Err() != nil {
+		return context.Cause(a.ctx)
+	}
+	if !e.inTree() {
+		return nil
+	}
+	dir, name, err := a.tree.parent(e.Path)
+	if err == nil {
+		err = dir.expect(name, e)
+	}
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	return err
+}
+
+// errLost is in the chain if something that was received before the step broke is not
+// there as it was: then nothing of it can be trusted, and the step starts anew.
+var errLost = fmt.Errorf("%w: what was received before is damaged", endpoint.ErrStaleToken)
+
+// expect checks that a node is there; its content is what Verify is for.
+func (d *treeDir) expect(name string, e *Entry) error {
+	st, err := d.stat(name)
+	if err != nil {
+		return err
+	}
+	if t := typeOf(&st); t != e.Type || t == TypeFile && st.Size != e.Size {
+		return fmt.Errorf("%w: there is a %s of %d bytes", errLost, t, st.Size)
+	}
+	return nil
+}
+
 func (a *assembler) entry(e *Entry, file FilePlan) error {
-	if err := a.ctx.Err(); err != nil {
+	if a.ctx.Err() != nil {
 		return context.Cause(a.ctx)
 	}
 	dir, name, err := a.tree.parent(e.Path)
@@ -160,7 +197,10 @@ func (e *Entry) inTree() bool {
 func (a *assembler) dir(dir *treeDir, name string, e *Entry) error {
 	if e.Path != "" {
 		err := dir.root.Mkdir(name, 0o700)
-		if err != nil && !(a.part.resumed && errors.Is(err, os.ErrExist)) {
+		if a.part.resumed && errors.Is(err, os.ErrExist) {
+			err = dir.expect(name, e)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -242,7 +282,10 @@ func (a *assembler) write(dir *treeDir, name string, e *Entry, file FilePlan) er
 	if err != nil {
 		return err
 	}
-	defer dst.Close()
+	return errors.Join(a.fill(dst, e, file), dst.Close())
+}
+
+func (a *assembler) fill(dst *os.File, e *Entry, file FilePlan) error {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
 	s.hash.Reset()

@@ -22,9 +22,21 @@ const maxHeaderBytes = 512
 const (
 	minEntryBytes = 10
 	minPathBytes  = 2
-	minXattrBytes = 2
+	minXattrBytes = 3 // a name has at least one byte
 	minHoleBytes  = 2
 	chunkBytes    = 1 + 16
+)
+
+// What a manifest or delta may cost in memory, in bytes: costFloor and costFactor times
+// its encoded length. Paths that share their beginning are written out in memory, and
+// small entries and holes become large structs there: without a bound, few bytes of a
+// peer would take it all. What else is decoded comes to less than 16 times its encoding
+// by itself. A million empty directories with paths of 180 bytes are within.
+const (
+	costFloor  = 64 << 20
+	costFactor = 16
+	entryCost  = 256 // beside its path
+	holeCost   = 64  // in the entry and in a plan
 )
 
 const flagInconsistent = 1
@@ -110,6 +122,36 @@ func (e *encoder) content(x *Entry) {
 	}
 }
 
+// encodeLimited is Encode for what must be decoded again: it refuses what no decoder
+// takes.
+func (m *Manifest) encodeLimited() ([]byte, error) {
+	data := m.Encode()
+	return data, m.checkSize(len(data) - len(m.Digest))
+}
+
+// checkSize checks the limits on a manifest that has so many bytes before its digest.
+func (m *Manifest) checkSize(encoded int) error {
+	cost := 0
+	for i := range m.Entries {
+		cost += m.Entries[i].cost()
+	}
+	return checkLimits("manifest", encoded, cost)
+}
+
+// cost is what an entry takes in memory, of what its encoding does not tell.
+func (x *Entry) cost() int { return entryCost + len(x.Path) + holeCost*len(x.Holes) }
+
+// checkLimits checks the limits on a manifest or delta.
+func checkLimits(what string, encoded, cost int) error {
+	if encoded > MaxManifestBytes {
+		return fmt.Errorf("too many entries: the %s is longer than %d bytes", what, MaxManifestBytes)
+	}
+	if cost > costFloor+costFactor*encoded {
+		return errCost
+	}
+	return nil
+}
+
 // Encode returns the canonical bytes of a manifest and sets its Digest, Files and Bytes.
 func (m *Manifest) Encode() []byte {
 	m.count()
@@ -124,21 +166,39 @@ func (m *Manifest) Encode() []byte {
 	return append(e.buf, m.Digest[:]...)
 }
 
-var errMalformed = errors.New("malformed")
+var (
+	errMalformed = errors.New("malformed")
+	errCost      = errors.New("its paths, entries and holes take too much memory for its length")
+)
 
 // A decoder is the reverse of an encoder. Its first error sticks; after it
 // everything reads as zero. It refuses what an encoder would not have written.
 type decoder struct {
-	rest []byte
-	last string // path
-	err  error
+	rest   []byte
+	last   string // path
+	budget int    // bytes of memory that may still be taken
+	err    error
 }
 
-func (d *decoder) fail() {
+func newDecoder(data []byte) *decoder {
+	return &decoder{rest: data, budget: costFloor + costFactor*len(data)}
+}
+
+func (d *decoder) fail() { d.failWith(errMalformed) }
+
+func (d *decoder) failWith(err error) {
 	if d.err == nil {
-		d.err = errMalformed
+		d.err = err
 	}
 	d.rest = nil
+}
+
+// end returns the first error, or that something is left.
+func (d *decoder) end() error {
+	if len(d.rest) > 0 {
+		d.fail()
+	}
+	return d.err
 }
 
 // uint reads an integer of at most limit.
@@ -157,9 +217,21 @@ func (d *decoder) int() int64 {
 	return int64(u>>1) ^ -int64(u&1)
 }
 
-// count reads the number of parts that follow, each of at least size bytes.
-func (d *decoder) count(size int) int {
-	return int(d.uint(uint64(len(d.rest) / size)))
+// count reads the number of parts that follow, each of at least size bytes and taking
+// cost bytes of memory.
+func (d *decoder) count(size, cost int) int {
+	n := int(d.uint(uint64(len(d.rest) / size)))
+	d.spend(n * cost)
+	if d.err != nil {
+		return 0
+	}
+	return n
+}
+
+func (d *decoder) spend(n int) {
+	if d.budget -= n; d.budget < 0 {
+		d.failWith(errCost)
+	}
 }
 
 func (d *decoder) take(n int) []byte {
@@ -186,6 +258,10 @@ func (d *decoder) path() string {
 	if n < len(d.last) && suffix != "" && suffix[0] == d.last[n] {
 		d.fail() // could have shared more
 	}
+	if n+len(suffix) > MaxPathBytes {
+		d.fail()
+		return ""
+	}
 	d.last = d.last[:n] + suffix
 	return d.last
 }
@@ -203,7 +279,7 @@ func (d *decoder) header() *Manifest {
 }
 
 func (d *decoder) entries() []Entry {
-	entries := make([]Entry, d.count(minEntryBytes))
+	entries := make([]Entry, d.count(minEntryBytes, entryCost))
 	for i := range entries {
 		d.entry(&entries[i])
 		if d.err != nil {
@@ -215,6 +291,7 @@ func (d *decoder) entries() []Entry {
 
 func (d *decoder) entry(x *Entry) {
 	x.Path = d.path()
+	d.spend(len(x.Path))
 	tag := d.uint(flagInconsistent<<3 | 7)
 	x.Type, x.Inconsistent = EntryType(tag&7), tag>>3 != 0
 	x.Mode = uint32(d.uint(0o7777))
@@ -223,9 +300,11 @@ func (d *decoder) entry(x *Entry) {
 	x.MtimeSec = d.int()
 	x.MtimeNsec = uint32(d.uint(1e9 - 1))
 	x.LinkGroup = d.uint(math.MaxUint64)
-	for range d.count(minXattrBytes) {
-		name := d.string(MaxNameBytes)
-		x.Xattrs = append(x.Xattrs, Xattr{Name: name, Value: []byte(d.string(MaxXattrBytes))})
+	if n := d.count(minXattrBytes, 0); n > 0 {
+		x.Xattrs = make([]Xattr, n)
+	}
+	for i := range x.Xattrs {
+		x.Xattrs[i] = Xattr{Name: d.string(MaxNameBytes), Value: []byte(d.string(MaxXattrBytes))}
 	}
 	switch x.Type {
 	case TypeFile:
@@ -240,13 +319,13 @@ func (d *decoder) entry(x *Entry) {
 func (d *decoder) content(x *Entry) {
 	x.Size = int64(d.uint(math.MaxInt64))
 	copy(x.Hash[:], d.take(len(x.Hash)))
-	if n := d.count(minHoleBytes); n > 0 {
+	if n := d.count(minHoleBytes, holeCost); n > 0 {
 		x.Holes = make([]Hole, n)
 	}
 	for i := range x.Holes {
 		x.Holes[i] = Hole{Off: int64(d.uint(math.MaxInt64)), Len: int64(d.uint(math.MaxInt64))}
 	}
-	if n := d.count(chunkBytes); n > 0 {
+	if n := d.count(chunkBytes, 0); n > 0 {
 		x.Chunks = make([]Chunk, n)
 	}
 	for i := range x.Chunks {
@@ -273,15 +352,15 @@ func decodeManifest(data []byte) (*Manifest, error) {
 	if digest != Digest(data[body:]) {
 		return nil, errors.New("its digest does not match: it is damaged")
 	}
-	d := decoder{rest: data[:body]}
+	d := newDecoder(data[:body])
 	m, err := d.manifestHeader()
 	if err != nil {
 		return nil, err
 	}
 	files, size := m.Files, m.Bytes
 	m.Entries, m.Digest = d.entries(), digest
-	if d.err != nil || len(d.rest) > 0 {
-		return nil, errMalformed
+	if err := d.end(); err != nil {
+		return nil, err
 	}
 	if m.count(); m.Files != files || m.Bytes != size {
 		return nil, errors.New("its counts do not match its entries")
@@ -305,7 +384,7 @@ func readManifestHeader(r io.Reader) (*Manifest, error) {
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	d := decoder{rest: buf[:n]}
+	d := newDecoder(buf[:n])
 	m, err := d.manifestHeader()
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)

@@ -28,6 +28,21 @@ func encodeDelta(from, to *Manifest) []byte {
 	return e.buf
 }
 
+// checkDelta checks that a receiver takes what encodeDelta made: two manifests within
+// the limits may have a delta that is not.
+func checkDelta(from, to *Manifest, delta []byte) error {
+	var entries []Entry
+	if from != nil {
+		entries = from.Entries
+	}
+	_, changed := diff(entries, to.Entries)
+	cost := 0
+	for _, i := range changed {
+		cost += to.Entries[i].cost()
+	}
+	return checkLimits("manifest delta", len(delta), cost)
+}
+
 // diff returns the paths only in from and the indexes of entries of to that are
 // not the same in from.
 func diff(from, to []Entry) (removed []string, changed []int) {
@@ -63,54 +78,70 @@ func compareHeads(a, b []Entry) int {
 }
 
 // applyDelta rebuilds a manifest from the one before (nil: a full step) and what
-// encodeDelta made, and checks that it is valid and has the digest want.
-func applyDelta(from *Manifest, delta []byte, want Digest) (*Manifest, error) {
-	to, err := rebuild(from, delta)
+// encodeDelta made, and checks that it is valid and has the digest want. It returns
+// the manifest's encoding, too.
+func applyDelta(from *Manifest, delta []byte, want Digest) (to *Manifest, encoded []byte, err error) {
+	to, encoded, err = rebuild(from, delta)
 	if err != nil {
-		return nil, fmt.Errorf("manifest delta: %w", err)
+		return nil, nil, fmt.Errorf("manifest delta: %w", err)
 	}
 	if to.Digest != want {
-		return nil, errors.New("manifest delta: it makes another manifest than the stream's header says")
+		return nil, nil, errors.New("manifest delta: it makes another manifest than the stream's header says")
 	}
-	return to, nil
+	return to, encoded, nil
 }
 
-func rebuild(from *Manifest, delta []byte) (*Manifest, error) {
+func rebuild(from *Manifest, delta []byte) (to *Manifest, encoded []byte, err error) {
 	if from == nil {
 		from = &Manifest{}
 	}
-	d := decoder{rest: delta}
-	to := d.header()
-	removed := make([]string, d.count(minPathBytes))
-	for i := range removed {
-		removed[i] = d.path()
-	}
-	d.last = ""
+	d := newDecoder(delta)
+	to = d.header()
+	gone := d.removed(from.Entries)
 	changed := d.entries()
-	if d.err != nil || len(d.rest) > 0 {
-		return nil, errMalformed
+	if err := d.end(); err != nil {
+		return nil, nil, err
 	}
-	to.Entries = merge(from.Entries, removed, changed)
+	to.Entries = merge(from.Entries, gone, changed)
 	if err := to.validate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	to.Encode() // for its digest
-	return to, nil
+	encoded, err = to.encodeLimited()
+	return to, encoded, err
 }
 
-// merge leaves removed out of from and puts changed in, all sorted. What is not
+// removed reads the paths that are gone and says of each entry of from whether it is
+// one. Each path must be there: so none needs to be kept.
+func (d *decoder) removed(from []Entry) []bool {
+	gone := make([]bool, len(from))
+	i := 0
+	for range d.count(minPathBytes, 0) {
+		path := d.path()
+		for i < len(from) && from[i].Path != path {
+			i++
+		}
+		if i == len(from) || d.err != nil {
+			d.fail()
+			return nil
+		}
+		gone[i] = true
+		i++
+	}
+	d.last = ""
+	return gone
+}
+
+// merge leaves what is gone out of from and puts changed in, both sorted. What is not
 // sorted makes entries out of order, which validate refuses.
-func merge(from []Entry, removed []string, changed []Entry) []Entry {
+func merge(from []Entry, gone []bool, changed []Entry) []Entry {
 	entries := make([]Entry, 0, len(from)+len(changed))
 	for len(from) > 0 || len(changed) > 0 {
 		c := compareHeads(from, changed)
 		if c <= 0 {
-			if len(removed) > 0 && removed[0] == from[0].Path {
-				removed = removed[1:]
-			} else if c < 0 {
+			if c < 0 && !gone[0] {
 				entries = append(entries, from[0])
 			}
-			from = from[1:]
+			from, gone = from[1:], gone[1:]
 		}
 		if c >= 0 {
 			entries = append(entries, changed[0])

@@ -12,7 +12,7 @@
 //	                               /manifest   Manifest, encoded
 //	                               /scan       a sender's: inodes and ctimes, to find changes
 //	<store>/<filesystem>/.dualrepl/lock        flock of the one writer: snapshot, receive or destroy
-//	                              /state.json  the next CreateTXG, holds
+//	                              /state.json  the next CreateTXG, holds; state.lock is its flock
 //	                              /bookmarks/  manifests that replication cursors point to
 //	                              /receiving/  a receive that runs or broke
 //
@@ -24,6 +24,18 @@
 // owners are set only by root; FIFOs and devices are at most in a receiver's. Several
 // versions may have a file in common, whose mode and mtime are then those of the
 // oldest.
+//
+// How changes are found: a file is read if its inode, size, mtime or ctime is not as it
+// was. Data that is not on disk yet is written there before it is read, since only then
+// a later write through a memory mapping sets these times. On tmpfs such a write
+// never does; SnapshotOptions.Full reads everything. What cannot be read, for a lack
+// of permission or a bad block, is left out, and the version is marked and its report
+// says so: no file prevents all versions.
+//
+// Who keeps a version: holds, in state.json, those of a step that may be resumed and of
+// what a receiver got last; and a shared flock on the tree, while it is sent. Both are taken
+// and looked for under one lock, .dualrepl/state.lock. Cursors and holds of a sender are
+// the job's or, where clients pull from it, each client's (job, space, identity).
 //
 // What a crash leaves: a version appears in one rename, after everything in it was
 // synced to disk, so it is complete or absent. An interrupted snapshot is gone, an

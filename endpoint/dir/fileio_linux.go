@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Content-defined chunking, part of the stream's format: both sides must cut alike.
+// Content-defined chunking. Only snapshots cut, and only lists of chunks are
+// transferred; versions of one filesystem share chunks if they were cut alike.
 const (
 	chunkAlgorithm = "jc-v1.0.0"
 	chunkMin       = 32 << 10
@@ -146,6 +147,9 @@ func readContent(ctx context.Context, src, dst *os.File, chunked bool) (contentI
 	if err != nil {
 		return contentInfo{}, err
 	}
+	if st.Size() > MaxFileBytes {
+		return contentInfo{}, fmt.Errorf("%s has %d bytes, more than %d", src.Name(), st.Size(), int64(MaxFileBytes))
+	}
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
 	s.hash.Reset()
@@ -192,12 +196,25 @@ func (r *contentReader) hole(end int64) error {
 	if end == r.info.Size {
 		return nil
 	}
-	r.info.Holes = append(r.info.Holes, Hole{Off: r.info.Size, Len: end - r.info.Size})
+	r.addHole(Hole{Off: r.info.Size, Len: end - r.info.Size})
 	if err := hashZeros(r.ctx, r.hash, end-r.info.Size); err != nil {
 		return err
 	}
 	r.info.Size = end
 	return nil
+}
+
+// addHole adds a hole, to the last one if it continues that: data between the two
+// may have gone while we looked.
+func (r *contentReader) addHole(h Hole) {
+	if n := len(r.info.Holes); n > 0 {
+		last := &r.info.Holes[n-1]
+		if last.Off+last.Len == h.Off {
+			last.Len += h.Len
+			return
+		}
+	}
+	r.info.Holes = append(r.info.Holes, h)
 }
 
 // data reads up to end, or to where the file ends now.

@@ -115,11 +115,26 @@ func TestWithoutRoot(t *testing.T) {
 	if err := os.Chown(temp, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/fd/3", "-test.run=^Test(Replicate(Full|Incremental|Client)|ReceiveDamaged|ReceiveResumesAgain|Restore|Verify|Compare|SnapshotUnreadable)")
+	cmd := exec.Command("/proc/self/fd/3", "-test.run=^Test(Replicate(Full|Incremental|Client)|ReceiveDamaged|ReceiveResumesAgain|Restore|Verify|Compare|SnapshotUnreadable|StoreUnreadable|LeftoversThatStay)")
 	cmd.ExtraFiles = []*os.File{binary}
 	cmd.Dir, cmd.Env = "/", []string{"TMPDIR=" + temp}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestInUserNamespace runs other tests of this package as a root who has no owner but
+// itself.
+func TestInUserNamespace(t *testing.T) {
+	uids, gids := []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestReceiveForeignOwner$")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: uids, GidMappings: gids}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) {
+		t.Skipf("SKIPPED: no user namespaces here: %v", err)
+	}
+	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -295,6 +310,31 @@ func TestReadContentEndsWithItsContext(t *testing.T) {
 		if _, err := hashFile(ctx, l.create(t)); !errors.Is(err, errCut) {
 			t.Errorf("error %v", err)
 		}
+	}
+}
+
+// TestReadContentRefusesSize: hashing the holes of such a file would take for ever.
+func TestReadContentRefusesSize(t *testing.T) {
+	f, err := os.CreateTemp("/dev/shm", "dir")
+	if err != nil {
+		t.Skipf("SKIPPED: no tmpfs here: %v", err)
+	}
+	defer f.Close()
+	if err := errors.Join(os.Remove(f.Name()), f.Truncate(MaxFileBytes+1)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errCut)
+	if _, err := hashFile(ctx, f); err == nil || errors.Is(err, errCut) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestHolesThatTouch: they are one in a manifest.
+func TestHolesThatTouch(t *testing.T) {
+	r := &contentReader{ctx: t.Context(), scratch: scratchPool.New().(*scratch)}
+	if err := errors.Join(r.hole(10), r.hole(10), r.hole(30)); err != nil || !slices.Equal(r.info.Holes, []Hole{{0, 30}}) {
+		t.Errorf("holes %v, error %v", r.info.Holes, err)
 	}
 }
 

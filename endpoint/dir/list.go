@@ -6,7 +6,7 @@ import (
 )
 
 // StoredFilesystem is a filesystem of a store, with its versions in ascending order
-// of CreateTXG.
+// of CreateTXG; damaged ones come last.
 type StoredFilesystem struct {
 	Name     string
 	Versions []StoredVersion
@@ -23,6 +23,7 @@ type StoredVersion struct {
 	Bytes        int64 // the sum of the files' sizes
 	Inconsistent bool  // some file kept changing while it was read, or is left out
 	Bookmark     bool
+	Damaged      string // why its manifest cannot be read: then nothing is known but its name
 }
 
 // ListStore lists what is in a store: a sender's, or a receiver's of one client.
@@ -68,5 +69,9 @@ func (s *store) stored(name string) (StoredFilesystem, error) {
 			Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent, Bookmark: v.Bookmark,
 		})
 	}
-	return stored, nil
+	_, damaged, err := f.readSnapshots()
+	for _, d := range damaged {
+		stored.Versions = append(stored.Versions, StoredVersion{Name: d.name, Damaged: d.err.Error()})
+	}
+	return stored, err
 }

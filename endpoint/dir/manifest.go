@@ -27,8 +27,13 @@ const (
 	// MaxManifestBytes is the length of an encoded manifest or manifest delta: some
 	// five million files.
 	MaxManifestBytes = 512 << 20
+	// MaxFileBytes is the size of a file: whoever writes or verifies one hashes all of
+	// it, also the holes, which cost a peer nothing to announce.
+	MaxFileBytes = 64 << 40
 	// maxDataBytes is the data in all files of a version; sums below it do not overflow.
 	maxDataBytes = 1 << 60
+	// maxHoleBytes are the holes in all files of a version: a day or two of hashing zeros.
+	maxHoleBytes = 256 << 40
 )
 
 // EntryType says what an entry of a manifest is. The values are stored.
@@ -207,6 +212,7 @@ type checker struct {
 	dirs   []string // the directories that may still get content, outermost first
 	groups map[uint64]*Entry
 	data   int64
+	holes  int64
 }
 
 func (c *checker) check(e *Entry) error {
@@ -216,8 +222,9 @@ func (c *checker) check(e *Entry) error {
 	if err := e.validate(); err != nil {
 		return err
 	}
-	if c.data += e.dataSize(); c.data > maxDataBytes {
-		return errors.New("too much data in one version")
+	c.data, c.holes = c.data+e.dataSize(), c.holes+e.Size-e.dataSize()
+	if c.data > maxDataBytes || c.holes > maxHoleBytes {
+		return errors.New("too much data, or too many holes, in one version")
 	}
 	if e.LinkGroup == 0 {
 		return nil
@@ -308,8 +315,8 @@ func validateXattrs(xattrs []Xattr) error {
 }
 
 func (e *Entry) validateContent() error {
-	if e.Size < 0 {
-		return errors.New("negative size")
+	if e.Size < 0 || e.Size > MaxFileBytes {
+		return fmt.Errorf("a size of %d bytes", e.Size)
 	}
 	end := int64(-1)
 	for _, h := range e.Holes {

@@ -7,7 +7,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -136,6 +138,15 @@ func TestManifestValidation(t *testing.T) {
 		e.Path, e.Type = "z", TypeFile
 		return func(m *Manifest) { m.Entries = append(m.Entries, e) }
 	}
+	files := func(n int, e Entry) func(*Manifest) {
+		e.Type = TypeFile
+		return func(m *Manifest) {
+			for i := range n {
+				e.Path = fmt.Sprintf("z%06d", i)
+				m.Entries = append(m.Entries, e)
+			}
+		}
+	}
 	path := func(p string) func(*Manifest) {
 		return func(m *Manifest) { m.Entries = append(m.Entries[:1], Entry{Path: p, Type: TypeFIFO}) }
 	}
@@ -187,10 +198,10 @@ func TestManifestValidation(t *testing.T) {
 		"empty chunk":         file(Entry{Size: 10, Chunks: []Chunk{{Len: 0}, {Len: 10}}}),
 		"long chunk":          file(Entry{Size: 1 << 20, Chunks: []Chunk{{Len: 1 << 20}}}),
 		"chunk over a hole":   file(Entry{Size: 10, Holes: []Hole{{4, 2}}, Chunks: []Chunk{{Len: 8}}}),
-		"more data than sums": func(m *Manifest) {
-			file(Entry{Size: 1<<60 - 1})(m)
-			m.Entries = append(m.Entries, Entry{Path: "zz", Type: TypeFile, Size: 1 << 60})
-		},
+		"8 EiB of holes":      file(Entry{Size: math.MaxInt64, Holes: []Hole{{0, math.MaxInt64}}}),
+		"larger than a file":  file(Entry{Size: MaxFileBytes + 1}),
+		"too much data":       files(maxDataBytes/MaxFileBytes+1, Entry{Size: MaxFileBytes}),
+		"too many holes":      files(maxHoleBytes/MaxFileBytes+1, Entry{Size: MaxFileBytes, Holes: []Hole{{0, MaxFileBytes}}}),
 	}
 	if err := testManifest().validate(); err != nil {
 		t.Fatal(err)
@@ -228,6 +239,87 @@ func TestManifestAnnouncesMoreThanItHas(t *testing.T) {
 	e.uint(math.MaxInt64)
 	if _, err := DecodeManifest(sealed(e.buf)); !errors.Is(err, errMalformed) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// deepManifest has n small files in a directory with a very long path.
+func deepManifest(n int) *Manifest {
+	m := &Manifest{Name: "v", GUID: 1, CreateTXG: 1, Entries: []Entry{{Type: TypeDir}}}
+	dir := ""
+	for range 15 {
+		dir = joinPath(dir, strings.Repeat("d", 250))
+		m.Entries = append(m.Entries, Entry{Path: dir, Type: TypeDir})
+	}
+	for i := range n {
+		m.Entries = append(m.Entries, Entry{Path: fmt.Sprintf("%s/%07d", dir, i), Type: TypeFIFO})
+	}
+	return m
+}
+
+// headed is a delta of the n entries that write appends.
+func headed(n int, write func(e *encoder, i int)) []byte {
+	e := &encoder{}
+	e.header(&Manifest{Name: "v", GUID: 1, CreateTXG: 1})
+	e.uint(0) // removed
+	e.uint(uint64(n))
+	for i := range n {
+		write(e, i)
+	}
+	return e.buf
+}
+
+// allocated is how many bytes do allocates, whether or not they become garbage.
+func allocated(do func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// TestDecodingIsBounded: what decoding takes is bounded by the length of the input.
+func TestDecodingIsBounded(t *testing.T) {
+	const n = 1 << 16
+	from, long := deepManifest(10), deepManifest(n).Entries
+	from.Encode()
+	tests := map[string][]byte{
+		"long paths":        headed(n, func(e *encoder, i int) { e.entry(&long[i]) }),
+		"small directories": headed(n, func(e *encoder, i int) { e.entry(&Entry{Path: strconv.Itoa(n + i), Type: TypeDir}) }),
+		"holes": headed(1, func(e *encoder, _ int) {
+			e.entry(&Entry{Path: "f", Type: TypeFile, Size: 4 * n, Holes: make([]Hole, 4*n)})
+		}),
+		"attributes": headed(1, func(e *encoder, _ int) {
+			e.entry(&Entry{Path: "f", Type: TypeFIFO, Xattrs: slices.Repeat([]Xattr{{Name: "x"}}, n)})
+		}),
+	}
+	removed := &encoder{}
+	removed.header(from)
+	removed.uint(n)
+	for i := range n {
+		removed.path(long[i+1].Path)
+	}
+	tests["removed paths"] = removed.buf
+	for name, delta := range tests {
+		t.Run(name, func(t *testing.T) {
+			var err error
+			n := allocated(func() { _, _, err = rebuild(from, delta) })
+			if limit := costFloor + 2*costFactor*len(delta); n > uint64(limit) {
+				t.Errorf("%d bytes make it allocate %d, more than %d; error %v", len(delta), n, limit, err)
+			}
+		})
+	}
+}
+
+// TestEncodeLimited: what has been encoded can be decoded, and nothing else is kept.
+func TestEncodeLimited(t *testing.T) {
+	for _, n := range []int{1000, 15_000, 18_000} {
+		data, err := deepManifest(n).encodeLimited()
+		if _, decodeErr := DecodeManifest(data); (err == nil) != (decodeErr == nil) || (n < 16_000) != (err == nil) {
+			t.Errorf("%d long paths: encoding %v, decoding %v", n, err, decodeErr)
+		}
+	}
+	if err := testManifest().checkSize(MaxManifestBytes + 1); err == nil {
+		t.Error("a manifest may be too long")
 	}
 }
 
@@ -299,14 +391,14 @@ func TestDelta(t *testing.T) {
 		if !bytes.Equal(delta, encodeDelta(from, to)) {
 			t.Fatal("the delta is not deterministic")
 		}
-		got, err := applyDelta(from, delta, to.Digest)
+		got, encoded, err := applyDelta(from, delta, to.Digest)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !reflect.DeepEqual(got, to) {
+		if !reflect.DeepEqual(got, to) || !bytes.Equal(encoded, to.Encode()) {
 			t.Fatalf("got %+v\nwant %+v", got, to)
 		}
-		if _, err := applyDelta(from, delta, Digest{1}); err == nil {
+		if _, _, err := applyDelta(from, delta, Digest{1}); err == nil {
 			t.Fatal("another digest is accepted")
 		}
 	}
@@ -333,10 +425,10 @@ func TestDeltaHostile(t *testing.T) {
 	for i := range delta {
 		hostile := bytes.Clone(delta)
 		hostile[i] ^= 0x41
-		if got, err := rebuild(from, hostile); err == nil && got.validate() != nil {
+		if got, _, err := rebuild(from, hostile); err == nil && got.validate() != nil {
 			t.Errorf("byte %d: made a manifest that is not valid", i)
 		}
-		if _, err := rebuild(from, delta[:i]); err == nil {
+		if _, _, err := rebuild(from, delta[:i]); err == nil {
 			t.Errorf("cut off at %d, and no error", i)
 		}
 	}
@@ -355,7 +447,7 @@ func FuzzManifest(f *testing.F) {
 		}
 		to := testManifest()
 		to.Encode()
-		if _, err := applyDelta(m, encodeDelta(m, to), to.Digest); err != nil {
+		if _, _, err := applyDelta(m, encodeDelta(m, to), to.Digest); err != nil {
 			t.Error(err)
 		}
 		if p := NewPlan(m, to); p.Literal < 0 {

@@ -262,15 +262,14 @@ func (f *fileIO) put(ctx context.Context, src *os.File, dir *treeDir, name strin
 	if err != nil {
 		return err
 	}
-	defer dst.Close()
 	if f.clones && unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		return nil
+		return dst.Close()
 	}
 	info, err := copyContent(ctx, src, dst, false)
 	if err == nil && info.Hash != want {
 		err = errContent
 	}
-	return err
+	return errors.Join(err, dst.Close())
 }
 
 // What one file's extended attributes may take, in bytes (Linux: XATTR_SIZE_MAX,
@@ -279,6 +278,10 @@ const (
 	maxXattrValue = MaxXattrBytes
 	maxXattrList  = 64 << 10
 )
+
+// xfsACLPrefix begins the names under which XFS shows root a second time, in its own
+// format, what system.posix_acl_access and system.posix_acl_default hold.
+var xfsACLPrefix = []byte("trusted.SGI_ACL_")
 
 // readXattrs reads f's extended attributes, ACLs among them, sorted by name. A
 // file system that has none yields none.
@@ -319,6 +322,9 @@ func collectXattrs(path string, list func([]byte) (int, error), get func(string,
 	}
 	var xattrs []Xattr
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(names[:size], []byte{0}), []byte{0}) {
+		if bytes.HasPrefix(name, xfsACLPrefix) {
+			continue
+		}
 		n, err := get(string(name), s.buf[maxXattrList:][:maxXattrValue])
 		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // gone meanwhile, or listed by a file system that does not give it out

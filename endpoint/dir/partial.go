@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"strings"
 
@@ -33,9 +32,10 @@ const (
 	// saveEvery is how many bytes of the body pass between two updates of the
 	// progress file: what a killed receive repeats at most.
 	saveEvery = 1 << 20
-	// syncEvery is how many bytes of the body pass between two syncfs: what a
-	// receive repeats at most after a power loss.
-	syncEvery = 256 << 20
+	// syncEvery is how many bytes of the body pass between two syncfs: what a running
+	// receive repeats at most after a power loss. One that broke before has synced all
+	// but the last saveEvery.
+	syncEvery = 64 << 20
 	// bodyBuffer is the size in bytes of the buffer that gathers reads of small files.
 	bodyBuffer = 256 << 10
 )
@@ -71,19 +71,27 @@ func (r progressRecord) encode() []byte {
 	return append(b, sum[:]...)
 }
 
-// trusted decodes a progress file and says how many bytes of the body are surely on
-// disk: 0 if the file is damaged.
-func trusted(b []byte, boot string) int64 {
+// decodeProgress decodes a progress file. A damaged one is as none: zero.
+func decodeProgress(b []byte) progressRecord {
 	if len(b) != progressLen {
-		return 0
+		return progressRecord{}
 	}
 	if sum := blake3.Sum256(b[:progressLen-32]); !bytes.Equal(sum[:], b[progressLen-32:]) {
-		return 0
+		return progressRecord{}
 	}
-	if boot != "" && Digest(b[16:48]) == blake3.Sum256([]byte(boot)) {
-		return int64(binary.BigEndian.Uint64(b))
+	return progressRecord{
+		written: int64(binary.BigEndian.Uint64(b)),
+		synced:  int64(binary.BigEndian.Uint64(b[8:])),
+		boot:    Digest(b[16:48]),
 	}
-	return int64(binary.BigEndian.Uint64(b[8:]))
+}
+
+// trusted says how many bytes of the body are surely there.
+func (r progressRecord) trusted(boot string) int64 {
+	if boot != "" && r.boot == blake3.Sum256([]byte(boot)) {
+		return r.written
+	}
+	return r.synced
 }
 
 // brokenStep tells which step a broken receive is of, and how far it got. It needs
@@ -101,35 +109,49 @@ func (f *filesystem) brokenStep(boot string) (resumeToken, bool) {
 	if err != nil {
 		return resumeToken{}, false
 	}
-	token.Offset = trusted(progress, boot)
+	token.Offset = decodeProgress(progress).trusted(boot)
 	return token, token.Offset > 0
 }
 
 // dropPartial removes what a broken receive left. The caller holds the lock.
-func (f *filesystem) dropPartial(logger *slog.Logger) error {
+func (f *filesystem) dropPartial() error {
 	_, err := f.root.Lstat(receivingDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	logger.Info("dropping the beginning of a broken step", "filesystem", f.name)
-	return f.root.RemoveAll(receivingDir)
+	f.log.Info("dropping the beginning of a broken step", "filesystem", f.name)
+	return f.removePartial()
+}
+
+// removePartial removes receivingDir, out of sight first: with a part of its tree
+// gone it would pass for a step that can be continued.
+func (f *filesystem) removePartial() error {
+	if err := f.root.Rename(receivingDir, destroyingPath()); err != nil {
+		return err
+	}
+	if err := syncDir(f.root, metaDir); err != nil {
+		return err
+	}
+	f.removeLeftovers()
+	return nil
 }
 
 // partial is a receive that runs.
 type partial struct {
+	fs       *filesystem
 	root     *os.Root // receivingDir
 	body     *os.File
 	progress *os.File
 	boot     Digest
 	pos      int64 // bytes of the body that were received
 	saved    int64 // pos when the progress file was written
-	synced   int64 // pos at the last syncfs
+	synced   int64 // what a syncfs has covered
 	resumed  bool
 }
 
 // startPartial begins a step, in place of whatever was there.
-func (f *filesystem) startPartial(h streamHeader, boot string, logger *slog.Logger) (*partial, error) {
-	if err := f.dropPartial(logger); err != nil {
+func (f *filesystem) startPartial(h streamHeader, boot string) (*partial, error) {
+	if err := f.dropPartial(); err != nil {
 		return nil, err
 	}
 	if err := f.root.MkdirAll(receivingDir+"/"+buildName+"/"+treeName, 0o700); err != nil {
@@ -165,14 +187,18 @@ func (f *filesystem) resumePartial(h streamHeader, boot string) (*partial, error
 }
 
 func (f *filesystem) openPartial(boot string) (p *partial, err error) {
-	p = &partial{boot: blake3.Sum256([]byte(boot))}
+	p = &partial{fs: f, boot: blake3.Sum256([]byte(boot))}
 	if p.root, err = f.root.OpenRoot(receivingDir); err != nil {
 		return nil, err
 	}
 	if p.body, err = p.root.OpenFile(bodyName, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, p.closeOn(err)
 	}
-	p.progress, err = p.root.OpenFile(progressName, os.O_WRONLY|os.O_CREATE, 0o600)
+	if p.progress, err = p.root.OpenFile(progressName, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, p.closeOn(err)
+	}
+	record, err := io.ReadAll(io.LimitReader(p.progress, progressLen))
+	p.synced = decodeProgress(record).synced
 	return p, p.closeOn(err)
 }
 
@@ -198,11 +224,7 @@ func (p *partial) close() error {
 func (p *partial) advance(n int) error {
 	p.pos += int64(n)
 	if p.pos-p.synced >= syncEvery {
-		if err := syncFileSystem(p.root); err != nil {
-			return err
-		}
-		p.synced = p.pos
-		return p.save()
+		return p.sync()
 	}
 	if p.pos-p.saved >= saveEvery {
 		return p.save()
@@ -210,10 +232,45 @@ func (p *partial) advance(n int) error {
 	return nil
 }
 
-// rewind takes back what was received behind pos.
-func (p *partial) rewind(pos int64) error {
-	p.pos, p.synced = pos, min(p.synced, pos)
+// sync makes what was received survive a power loss.
+func (p *partial) sync() error {
+	if err := p.fs.sync(); err != nil {
+		return err
+	}
+	p.synced = p.pos
 	return p.save()
+}
+
+// stop ends a receive that broke for some reason. It keeps what there is for another
+// one to continue, unless that turned out to be damaged. A little more is not worth a
+// sync of the whole disk: some connections break often.
+func (p *partial) stop(why error) error {
+	if errors.Is(why, errLost) {
+		return errors.Join(p.close(), p.fs.removePartial())
+	}
+	var err error
+	switch {
+	case p.fs.lost != nil:
+	case p.pos-p.synced >= saveEvery:
+		err = p.sync()
+	default:
+		err = p.save()
+	}
+	if p.fs.lost != nil { // nothing is certain but what was synced before
+		err = errors.Join(err, p.rewind(p.synced))
+	}
+	return errors.Join(err, p.close())
+}
+
+// rewind takes back what was received behind pos. That must be on disk before what
+// was synced there is changed.
+func (p *partial) rewind(pos int64) error {
+	changes := pos < p.synced
+	p.pos, p.synced = pos, min(p.synced, pos)
+	if err := p.save(); err != nil || !changes {
+		return err
+	}
+	return p.progress.Sync()
 }
 
 // save makes the progress file say how far we are. It overwrites it in place, which

@@ -73,6 +73,20 @@ func (r *Receiver) storePath(ctx context.Context) (string, error) {
 	return filepath.Join(r.opts.Root, id), nil
 }
 
+// open opens a filesystem of the store that the call is about.
+func (r *Receiver) open(ctx context.Context, name string, create bool) (*filesystem, error) {
+	path, err := r.storePath(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openFilesystem(path, name, create)
+	if err != nil {
+		return nil, err
+	}
+	f.log = r.opts.Logger
+	return f, nil
+}
+
 // ListFilesystems implements endpoint.Endpoint. A broken step that can not be
 // continued any more, because its From is gone, is logged and has no token.
 func (r *Receiver) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
@@ -110,6 +124,7 @@ func (r *Receiver) resumeToken(s *store, name string) string {
 		return "" // destroyed meanwhile
 	}
 	defer f.Close()
+	f.log = r.opts.Logger
 	token, ok := f.brokenStep(r.boot)
 	if !ok {
 		return ""
@@ -161,16 +176,12 @@ func (r *Receiver) ListFilesystemVersions(ctx context.Context, req *pdu.ListFile
 	if _, err := s.root.Lstat(name); err != nil {
 		return nil, fmt.Errorf("%w: filesystem %s", endpoint.ErrNotFound, name)
 	}
-	return listVersions(path, name)
+	return listVersions(path, name, r.opts.Logger)
 }
 
 // DestroySnapshots implements endpoint.Endpoint.
 func (r *Receiver) DestroySnapshots(ctx context.Context, req *pdu.DestroySnapshotsReq) (*pdu.DestroySnapshotsRes, error) {
-	path, err := r.storePath(ctx)
-	if err != nil {
-		return nil, err
-	}
-	f, err := openFilesystem(path, req.GetFilesystem(), false)
+	f, err := r.open(ctx, req.GetFilesystem(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -199,11 +210,7 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 	if err := checkReceive(req); err != nil {
 		return nil, err
 	}
-	path, err := r.storePath(ctx)
-	if err != nil {
-		return nil, err
-	}
-	f, err := openFilesystem(path, req.GetFilesystem(), true)
+	f, err := r.open(ctx, req.GetFilesystem(), true)
 	if err != nil {
 		return nil, noSpace(err)
 	}
@@ -214,7 +221,7 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 	}
 	defer lock.unlock()
 	if req.GetClearResumeToken() {
-		if err := f.dropPartial(r.opts.Logger); err != nil {
+		if err := f.dropPartial(); err != nil {
 			return nil, err
 		}
 	}
@@ -256,26 +263,28 @@ func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.Filesyste
 	if err := f.checkStep(sr.Header.FromGUID, sr.Header.ToGUID); err != nil {
 		return err
 	}
+	if err := f.checkName(to.GetName()); err != nil {
+		return err
+	}
 	part, err := r.openPartial(f, sr.Header)
 	if err != nil {
 		return err
 	}
 	m, err := r.build(ctx, f, part, to, sr)
+	if err == nil {
+		err = f.commit(receivingDir+"/"+buildName, m)
+	}
 	if err != nil {
-		// What is on disk needs no progress to be there, but saves repeating it.
-		return errors.Join(err, part.save(), part.close())
+		return errors.Join(err, part.stop(err))
 	}
-	if err := part.close(); err != nil {
-		return err
-	}
-	return r.finish(f, m)
+	return errors.Join(part.close(), r.finish(f, m))
 }
 
 func (r *Receiver) openPartial(f *filesystem, h streamHeader) (*partial, error) {
 	if h.Offset > 0 {
 		return f.resumePartial(h, r.boot)
 	}
-	return f.startPartial(h, r.boot, r.opts.Logger)
+	return f.startPartial(h, r.boot)
 }
 
 // build makes the version in receivingDir, all but visible.
@@ -294,10 +303,7 @@ func (r *Receiver) build(ctx context.Context, f *filesystem, part *partial, to *
 	if err := a.build(); err != nil {
 		return nil, err
 	}
-	if err := sr.finish(); err != nil {
-		return nil, err
-	}
-	return a.to, part.root.WriteFile(buildName+"/"+manifestName, a.to.Encode(), 0o600)
+	return a.to, sr.finish()
 }
 
 // openFrom opens what the step starts from; nothing for a full step.
@@ -323,13 +329,10 @@ func (f *filesystem) openFrom(h streamHeader) (*Manifest, *treeCursor, error) {
 	return m, newTreeCursor(tree), nil
 }
 
-// finish makes the built version visible.
+// finish holds the version that was made, and clears away what it took.
 func (r *Receiver) finish(f *filesystem, m *Manifest) error {
-	if err := f.commit(receivingDir+"/"+buildName, m); err != nil {
-		return err
-	}
 	if err := f.setHolds(lastReceivedHoldTag(r.opts.Job), m.GUID); err != nil {
 		return err
 	}
-	return f.root.RemoveAll(receivingDir)
+	return f.removePartial()
 }

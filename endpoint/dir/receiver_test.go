@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -242,19 +241,100 @@ func (r *rig) guid(name string) uint64 {
 	return v.GUID
 }
 
-// TestReceiveAfterReboot: what was not synced is not trusted under another boot.
+// TestReceiveAfterReboot: what was not synced is not trusted under another boot. A
+// receive that breaks syncs what it has, one that is killed cannot.
 func TestReceiveAfterReboot(t *testing.T) {
-	r, one, two, whole := broken(t)
-	_ = r.receive(two, cut(whole, len(whole)/2))
-	if r.token() == "" {
-		t.Fatal("no token")
+	t.Run("broken", func(t *testing.T) {
+		r, one, two, whole := broken(t)
+		_ = r.receive(two, cut(whole, len(whole)/2))
+		token := r.token()
+		r.receiver.boot = "another"
+		if again := r.token(); token == "" || again != token {
+			t.Errorf("token %q, after a reboot %q", token, again)
+		}
+		r.must(r.receive(two, bytes.NewReader(r.stream(one, two, token))))
+		r.check("two")
+	})
+	t.Run("killed", func(t *testing.T) {
+		r, one, two, whole := broken(t)
+		cmd, in := r.process(two, whole[:len(whole)-200_000])
+		r.must(cmd.Process.Kill())
+		_ = cmd.Wait()
+		in.Close()
+		if r.token() == "" {
+			t.Error("no token")
+		}
+		r.receiver.boot = "another"
+		if token := r.token(); token != "" {
+			t.Errorf("token %q after a reboot without a sync", token)
+		}
+		r.step(one, two)
+		r.check("two")
+	})
+}
+
+// TestReceiveDropsWhatIsDamaged: a broken receive whose files are not there as they
+// were is not continued, and does not stand in the way.
+func TestReceiveDropsWhatIsDamaged(t *testing.T) {
+	tests := []struct {
+		name   string
+		damage func(path string) error // of new/0/file in the tree
+	}{
+		{"gone", os.Remove},
+		{"shorter", func(path string) error { return errors.Join(os.Chmod(path, 0o600), os.Truncate(path, 5)) }},
+		{"a link", func(path string) error { return errors.Join(os.Remove(path), os.Symlink("x", path)) }},
+		{"directory gone", func(path string) error { return os.RemoveAll(filepath.Dir(path)) }},
+		{"directory a file", func(path string) error {
+			return errors.Join(os.RemoveAll(filepath.Dir(path)), os.WriteFile(filepath.Dir(path), nil, 0o600))
+		}},
 	}
-	r.receiver.boot = "another"
-	if token := r.token(); token != "" {
-		t.Errorf("token %q after a reboot without a sync", token)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, one, two, whole := broken(t)
+			_ = r.receive(two, cut(whole, len(whole)-200_000))
+			rest := r.stream(one, two, r.token())
+			r.must(tt.damage(filepath.Join(r.root, testFS, receivingDir, buildName, treeName, "new/0/file")))
+			if err := r.receive(two, bytes.NewReader(rest)); !errors.Is(err, endpoint.ErrStaleToken) {
+				t.Errorf("Receive: %v", err)
+			}
+			if token := r.token(); token != "" {
+				t.Errorf("token %q", token)
+			}
+			r.must(r.receive(two, bytes.NewReader(whole)))
+			r.check("two")
+		})
 	}
-	r.step(one, two)
-	r.check("two")
+}
+
+// TestDropPartialIsAtomic: with a part of it removed, a broken receive is none.
+func TestDropPartialIsAtomic(t *testing.T) {
+	f := testFilesystem(t)
+	p := startTestPartial(t, f)
+	if err := errors.Join(p.advance(1<<20), p.stop(errCut)); err != nil {
+		t.Fatal(err)
+	}
+	pinned := filepath.Join(f.root.Name(), receivingDir, buildName, treeName)
+	if err := unix.Mount("tmpfs", pinned, "tmpfs", 0, ""); err != nil {
+		t.Skipf("SKIPPED: no tmpfs can be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		left, err := filepath.Glob(filepath.Join(f.root.Name(), metaDir, destroyingName+"*", buildName, treeName))
+		if err != nil || len(left) != 1 || unix.Unmount(left[0], unix.MNT_DETACH) != nil {
+			t.Errorf("left is %v, %v", left, err)
+		}
+	})
+	for range 2 { // the second beside what the first left
+		if err := f.dropPartial(); err != nil {
+			t.Errorf("dropping what cannot be removed: %v", err)
+		}
+		if token, ok := f.brokenStep("boot"); ok {
+			t.Errorf("what was dropped in part has token %+v", token)
+		}
+		p = startTestPartial(t, f)
+		if err := errors.Join(p.advance(1<<20), p.stop(errCut)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestTrusted(t *testing.T) {
@@ -275,7 +355,7 @@ func TestTrusted(t *testing.T) {
 		{"empty", nil, "boot", 0},
 	}
 	for _, tt := range tests {
-		if got := trusted(tt.record, tt.boot); got != tt.want {
+		if got := decodeProgress(tt.record).trusted(tt.boot); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
 	}
@@ -283,15 +363,8 @@ func TestTrusted(t *testing.T) {
 
 // TestPartialSyncs: every syncEvery bytes the progress survives a power loss.
 func TestPartialSyncs(t *testing.T) {
-	f, err := openFilesystem(t.TempDir(), testFS, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	p, err := f.startPartial(streamHeader{ToGUID: 1}, "boot", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := testFilesystem(t)
+	p := startTestPartial(t, f)
 	defer p.close()
 	steps := []struct {
 		advance        int
@@ -317,6 +390,55 @@ func TestPartialSyncs(t *testing.T) {
 	}
 	if after, _ := f.brokenStep("other"); after.Offset != 5 {
 		t.Errorf("after a rewind to 5: %d", after.Offset)
+	}
+}
+
+// startTestPartial starts a step to the version with GUID 1.
+func startTestPartial(t *testing.T, f *filesystem) *partial {
+	t.Helper()
+	p, err := f.startPartial(streamHeader{ToGUID: 1}, "boot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestPartialKeepsItsSync: what was synced before a step broke is so when it goes on.
+func TestPartialKeepsItsSync(t *testing.T) {
+	f := testFilesystem(t)
+	p := startTestPartial(t, f)
+	if err := errors.Join(p.advance(syncEvery), p.close()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := f.resumePartial(streamHeader{ToGUID: 1, Offset: syncEvery}, "boot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.advance(saveEvery), p.close()); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := f.brokenStep("other"); after.Offset != syncEvery {
+		t.Errorf("%d bytes after a reboot, want %d", after.Offset, syncEvery)
+	}
+}
+
+// TestPartialSyncFails: then nothing counts but what was synced before.
+func TestPartialSyncFails(t *testing.T) {
+	f := testFilesystem(t)
+	p := startTestPartial(t, f)
+	if err := errors.Join(p.advance(syncEvery), p.advance(saveEvery)); err != nil {
+		t.Fatal(err)
+	}
+	f.lost = unix.EIO
+	err := p.advance(syncEvery)
+	if !errors.Is(err, unix.EIO) {
+		t.Errorf("advance: %v", err)
+	}
+	if err := p.stop(err); err != nil {
+		t.Error(err)
+	}
+	if here, _ := f.brokenStep("boot"); here.Offset != syncEvery {
+		t.Errorf("%d bytes count, want %d", here.Offset, syncEvery)
 	}
 }
 
@@ -603,6 +725,31 @@ func TestReceiveRefuses(t *testing.T) {
 		if err := r.receive(tt.to, bytes.NewReader(tt.stream)); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
+	}
+}
+
+// TestReceiveForeignOwner: an owner that cannot be set is in the manifest only.
+func TestReceiveForeignOwner(t *testing.T) {
+	r := newRig(t)
+	m := &Manifest{Name: "one", GUID: 7, CreateTXG: 1, Entries: []Entry{
+		{Type: TypeDir, Mode: 0o755, UID: 12345, GID: 12345},
+		{Path: "link", Type: TypeSymlink, Target: "x", UID: 12345, GID: 12345},
+	}}
+	r.must(r.receive(&pdu.FilesystemVersion{Name: "one", Guid: 7}, bytes.NewReader(hostileStream(m, nil))))
+	r.checkVerify("one")
+}
+
+// TestReceiveRefusesTakenName: a name that another version has is refused before
+// anything is transferred.
+func TestReceiveRefusesTakenName(t *testing.T) {
+	r, _, two, whole := broken(t)
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	makeVersion(t, f, two.Name, two.Guid+1, two.CreateTXG)
+	stream := &counter{Reader: bytes.NewReader(whole)}
+	if err := r.receive(two, stream); !errors.Is(err, endpoint.ErrFailedPrecondition) || stream.n > streamHeaderLen {
+		t.Errorf("error %v after %d bytes", err, stream.n)
 	}
 }
 

@@ -30,7 +30,8 @@ type RestoreReport struct {
 	// entries that are not there at all.
 	Damaged []Mismatch
 	// NotApplied is what this process may not do, or the target cannot keep: owners and
-	// devices without root, extended attributes.
+	// devices without root, set-id bits without the owner that they stand for, links,
+	// extended attributes.
 	NotApplied []Mismatch
 	// Inconsistent are files that changed while the snapshot read them.
 	Inconsistent []string
@@ -44,8 +45,9 @@ type Mismatch struct {
 
 // Restore makes target what the directory was when the version was taken: content
 // and holes, modes, owners, times, extended attributes, hard links, devices, FIFOs
-// and symbolic links. store is a sender's store, or a receiver's root (with
-// ReceiverOptions.PerClient, that of one client); version "" is the newest.
+// and symbolic links. All of it is on disk when Restore returns. store is a sender's
+// store, or a receiver's root (with ReceiverOptions.PerClient, that of one client);
+// version "" is the newest.
 //
 // The target must be absent, or an empty directory: else the error is
 // endpoint.ErrFailedPrecondition. What is damaged in the store is left out or
@@ -144,6 +146,7 @@ type restorer struct {
 
 func (r *restorer) run() error {
 	entries := r.version.manifest.Entries
+	r.dropACLs(&entries[0])
 	for i := range entries {
 		if r.ctx.Err() != nil {
 			return context.Cause(r.ctx)
@@ -163,7 +166,24 @@ func (r *restorer) run() error {
 			r.metadata(dir, name, e)
 		}
 	}
-	return nil
+	return syncTree(r.target.top)
+}
+
+// dropACLs takes the ACLs off the target, before anything in it is made: those that it
+// has from its parent directory, and would give to all of its content.
+func (r *restorer) dropACLs(root *Entry) {
+	for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
+		err := unix.Fremovexattr(int(r.target.top.fd.Fd()), name)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+			r.lacks(root, "removal of "+name, err)
+		}
+	}
+}
+
+// syncTree writes all of the file system that a tree is on to disk. The directory was
+// opened before anything was written, so that it learns of every error.
+func syncTree(top *treeDir) error {
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(top.fd.Fd())))
 }
 
 func (r *restorer) entry(e *Entry) error {
@@ -171,15 +191,47 @@ func (r *restorer) entry(e *Entry) error {
 	if err != nil {
 		return err
 	}
-	made, err := r.node(dir, name, e)
+	made, err := r.restore(dir, name, e)
 	if err != nil || !made {
 		return err
 	}
 	r.count(e)
+	return nil
+}
+
+// restore makes the entry; a directory gets its metadata when all else is there. made is
+// false if it had to be left out.
+func (r *restorer) restore(dir *treeDir, name string, e *Entry) (made bool, err error) {
+	if first, ok := r.groups[e.LinkGroup]; ok {
+		err := r.link(dir, name, first)
+		if !notPossible(err) && !errors.Is(err, unix.EMLINK) {
+			return err == nil, err // its metadata came with the first name
+		}
+		r.lacks(e, "hard link", err)
+	}
+	err = r.node(dir, name, e)
+	switch {
+	case errors.Is(err, errLeftOut):
+		return false, nil
+	case notPossible(err) && e.Type != TypeFile && e.Type != TypeDir:
+		r.lacks(e, e.Type.String(), err)
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if e.LinkGroup != 0 {
+		r.groups[e.LinkGroup] = e.Path
+	}
 	if e.Type != TypeDir {
 		r.metadata(dir, name, e)
 	}
-	return nil
+	return true, nil
+}
+
+// notPossible says whether an error means that this process, or the target's file
+// system, cannot do what was asked.
+func notPossible(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 func (r *restorer) count(e *Entry) {
@@ -196,34 +248,18 @@ func (r *restorer) count(e *Entry) {
 	}
 }
 
-// node makes the entry without its metadata. made is false if it had to be left out.
-func (r *restorer) node(dir *treeDir, name string, e *Entry) (made bool, err error) {
-	if first, ok := r.groups[e.LinkGroup]; ok {
-		return true, r.link(dir, name, first)
-	}
+// node makes the entry without its metadata.
+func (r *restorer) node(dir *treeDir, name string, e *Entry) error {
 	switch e.Type {
 	case TypeDir:
-		if e.Path != "" {
-			err = dir.root.Mkdir(name, 0o700)
-		}
+		return makeDir(dir, name, e)
 	case TypeFile:
-		err = r.file(dir, name, e)
+		return r.file(dir, name, e)
 	case TypeSymlink:
-		err = dir.root.Symlink(e.Target, name)
+		return dir.root.Symlink(e.Target, name)
 	default:
-		err = dir.mknod(name, nodeMode(e), e.Rdev)
-		if errors.Is(err, unix.EPERM) {
-			r.lacks(e, "device", err)
-			return false, nil
-		}
+		return dir.mknod(name, nodeMode(e), e.Rdev)
 	}
-	if errors.Is(err, errLeftOut) {
-		return false, nil
-	}
-	if err == nil && e.LinkGroup != 0 {
-		r.groups[e.LinkGroup] = e.Path
-	}
-	return err == nil, err
 }
 
 // nodeMode is the mode for mknod: accessible by the owner only, at first.
@@ -268,7 +304,10 @@ func (r *restorer) file(dir *treeDir, name string, e *Entry) error {
 	if err != nil {
 		return err
 	}
-	defer dst.Close()
+	return errors.Join(r.content(src, dst, e), dst.Close())
+}
+
+func (r *restorer) content(src, dst *os.File, e *Entry) error {
 	info, err := r.io.fill(r.ctx, src, dst, false)
 	if errors.Is(err, unix.EIO) {
 		r.damaged(e, err)
@@ -306,16 +345,23 @@ func (r *restorer) punch(dst *os.File, e *Entry) {
 
 // metadata applies owner, extended attributes, mode and times, in this order: a
 // change of owner clears capabilities and set-id bits, a read-only mode forbids
-// attributes.
+// attributes. A set-id bit without its owner would lend somebody else's rights.
 func (r *restorer) metadata(dir *treeDir, name string, e *Entry) {
-	r.owner(dir, name, e)
+	mode := e.Mode
+	if err := r.owner(dir, name, e); err != nil {
+		r.lacks(e, fmt.Sprintf("owner %d:%d", e.UID, e.GID), err)
+		mode &^= unix.S_ISUID | unix.S_ISGID
+		if mode != e.Mode {
+			r.lacks(e, fmt.Sprintf("set-id bits of mode %04o", e.Mode), err)
+		}
+	}
 	for _, x := range e.Xattrs {
 		if err := dir.setXattr(name, x); err != nil {
 			r.lacks(e, "attribute "+x.Name, err)
 		}
 	}
 	if e.Type != TypeSymlink {
-		if err := dir.root.Chmod(name, fileMode(e.Mode)); err != nil {
+		if err := dir.root.Chmod(name, fileMode(mode)); err != nil {
 			r.lacks(e, "mode", err)
 		}
 	}
@@ -324,14 +370,12 @@ func (r *restorer) metadata(dir *treeDir, name string, e *Entry) {
 	}
 }
 
-func (r *restorer) owner(dir *treeDir, name string, e *Entry) {
+func (r *restorer) owner(dir *treeDir, name string, e *Entry) error {
 	st, err := dir.stat(name)
 	if err == nil && st.Uid == e.UID && st.Gid == e.GID {
-		return
+		return nil
 	}
-	if err := dir.chown(name, e.UID, e.GID); err != nil {
-		r.lacks(e, fmt.Sprintf("owner %d:%d", e.UID, e.GID), err)
-	}
+	return dir.chown(name, e.UID, e.GID)
 }
 
 // fileMode translates the twelve bits of Unix.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 )
 
@@ -168,6 +169,8 @@ func TestRestoreReportsWhatIsNotPermitted(t *testing.T) {
 		{Type: TypeDir, Mode: 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())},
 		{Path: "device", Type: TypeCharDevice, Rdev: unix.Mkdev(1, 3)},
 		{Path: "foreign", Type: TypeSymlink, Target: "x", UID: 1, GID: 1},
+		{Path: "set-id", Type: TypeFile, Mode: 0o6755, UID: 1, GID: 1, LinkGroup: 1, Hash: blake3.Sum256(nil)},
+		{Path: "set-id again", Type: TypeFile, Mode: 0o6755, UID: 1, GID: 1, LinkGroup: 1, Hash: blake3.Sum256(nil)},
 	}}
 	must := func(err error) {
 		t.Helper()
@@ -176,11 +179,47 @@ func TestRestoreReportsWhatIsNotPermitted(t *testing.T) {
 		}
 	}
 	must(f.root.MkdirAll("@one/tree", 0o700))
+	must(f.root.WriteFile("@one/tree/set-id", nil, 0o600))
 	must(f.root.WriteFile("@one/manifest", m.Encode(), 0o600))
-	report, err := Restore(t.Context(), filepath.Dir(filepath.Dir(f.root.Name())), testFS, "one", filepath.Join(t.TempDir(), "x"), RestoreOptions{})
+	target := filepath.Join(t.TempDir(), "x")
+	report, err := Restore(t.Context(), filepath.Dir(filepath.Dir(f.root.Name())), testFS, "one", target, RestoreOptions{})
 	must(err)
-	if len(report.NotApplied) != 2 || report.NotApplied[0].Path != "device" || !strings.HasPrefix(report.NotApplied[1].Problem, "owner 1:1: ") {
-		t.Errorf("not applied: %v", report.NotApplied)
+	var got []string
+	for _, m := range report.NotApplied {
+		got = append(got, m.Path+": "+m.Problem)
+	}
+	expect(t, "not applied", got, []string{
+		"device: character device: operation not permitted",
+		"foreign: owner 1:1: operation not permitted",
+		"set-id: owner 1:1: operation not permitted",
+		"set-id: set-id bits of mode 6755: operation not permitted",
+	})
+	st, err := os.Stat(filepath.Join(target, "set-id again"))
+	must(err)
+	if st.Mode() != 0o755 {
+		t.Errorf("a set-id file of another owner has mode %v", st.Mode())
+	}
+}
+
+// TestRestoreDropsInheritedACLs: what the target's parent gives to its content is not
+// what the version has.
+func TestRestoreDropsInheritedACLs(t *testing.T) {
+	r := newRig(t)
+	r.write("dir/file", []byte("x"))
+	r.step(nil, r.snapshot("one"))
+	parent := t.TempDir()
+	// user::rwx user:1:rwx group::r-x mask::rwx other::---
+	acl := []byte("\x02\x00\x00\x00" +
+		"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\x01\x00\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" +
+		"\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff")
+	if err := unix.Setxattr(parent, "system.posix_acl_default", acl, 0); err != nil {
+		t.Skipf("SKIPPED: no ACLs here: %v", err)
+	}
+	target := filepath.Join(parent, "restored")
+	_, err := r.restore(target)
+	r.must(err)
+	if d, err := Compare(t.Context(), r.source, target); err != nil || len(d) > 0 {
+		t.Errorf("restored: %v, error %v", d, err)
 	}
 }
 

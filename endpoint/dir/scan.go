@@ -99,7 +99,7 @@ type walk struct {
 	records  []scanRecord
 	links    map[inode]int // names seen of each file that has several
 	sockets  int
-	problems []string // what is left out though it should not be
+	problems []string // what the version lacks though it should not
 }
 
 // run walks the directory that is open as top.
@@ -125,12 +125,16 @@ func (w *walk) content(d *treeDir, dir string, st *unix.Stat_t) error {
 	}
 	xattrs, err := readXattrs(d.fd)
 	if err != nil {
-		return err
+		if err := w.missed(dir, "is not complete", err); err != nil {
+			return err
+		}
 	}
 	w.entries[len(w.entries)-1].Xattrs = xattrs
 	names, err := d.names()
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // one that was removed since has nothing
-		return fmt.Errorf("read directory %q: %w", dir, err)
+	if err != nil {
+		if err := w.missed(dir, "is not complete", err); err != nil {
+			return err
+		}
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -145,45 +149,51 @@ func (w *walk) content(d *treeDir, dir string, st *unix.Stat_t) error {
 func (w *walk) child(d *treeDir, path, name string, parentDev uint64) error {
 	st, err := d.stat(name)
 	if err != nil {
-		return w.missed(path, err)
+		return w.missed(path, "is left out", err)
 	}
 	if w.leaveOut(path, &st) {
 		return nil
 	}
 	e := w.add(path, &st)
-	switch {
-	case e.Type == TypeFile:
-		return nil
-	case e.Type != TypeDir:
-		return w.special(d, name, e)
-	case st.Dev != parentDev && w.mounts[fileID{st.Dev, st.Ino}]:
+	if err := w.complete(d, name, e); err != nil {
+		w.entries, w.records = w.entries[:len(w.entries)-1], w.records[:len(w.records)-1]
+		return w.missed(path, "is left out", err)
+	}
+	if e.Type != TypeDir || st.Dev != parentDev && w.mounts[fileID{st.Dev, st.Ino}] {
 		return nil
 	}
 	sub, err := d.sub(name)
 	if err != nil {
-		return w.missed(path, err)
+		return w.missed(path, "is not complete", err)
 	}
 	return errors.Join(w.content(sub, path, &st), sub.Close())
 }
 
-// missed decides about an entry that cannot be looked at: one that was removed or
-// replaced since it was listed is as if it had been so before.
-func (w *walk) missed(path string, err error) error {
+// missed decides about an entry that cannot be read: it is a problem of the version,
+// which is made nevertheless, since otherwise one bad file would prevent all versions
+// for ever. The directory itself must be readable.
+func (w *walk) missed(path, how string, err error) error {
 	switch {
-	case errors.Is(err, fs.ErrPermission):
-		w.problem(path, err)
-		return nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
-		return nil
+	case vanished(err):
+		return nil // as if it had been so when it was listed
+	case path == "", exhausted(err):
+		return fmt.Errorf("read directory %q: %w", path, err)
 	}
-	return err
+	w.problem(path, how, err)
+	return nil
+}
+
+// vanished says whether an entry was removed, or replaced by one of another type,
+// since it was listed.
+func vanished(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO)
 }
 
 // leaveOut says whether an entry can have no place in a version.
 func (w *walk) leaveOut(path string, st *unix.Stat_t) bool {
 	switch {
 	case len(path) > MaxPathBytes:
-		w.problem(path, errors.New("its path is too long"))
+		w.problem(path, "is left out", errors.New("its path is too long"))
 	case st.Mode&unix.S_IFMT == unix.S_IFSOCK:
 		w.sockets++
 	default:
@@ -192,23 +202,26 @@ func (w *walk) leaveOut(path string, st *unix.Stat_t) bool {
 	return true
 }
 
-// special completes an entry that is neither directory nor file.
-func (w *walk) special(d *treeDir, name string, e *Entry) (err error) {
+// complete adds what is not known of an entry that is neither directory nor file, and
+// checks what is known of any.
+func (w *walk) complete(d *treeDir, name string, e *Entry) (err error) {
 	if e.Type == TypeSymlink {
 		e.Target, err = d.root.Readlink(name)
+		if errors.Is(err, unix.EINVAL) {
+			return fs.ErrNotExist // it is no link any more
+		}
 	}
-	if err == nil {
+	if err == nil && e.Type != TypeDir && e.Type != TypeFile {
 		e.Xattrs, err = readLinkXattrs(d.fd, name)
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) { // removed or replaced since
-		w.entries, w.records = w.entries[:len(w.entries)-1], w.records[:len(w.records)-1]
-		return nil
+	if err != nil {
+		return err
 	}
-	return err
+	return e.validate()
 }
 
-func (w *walk) problem(path string, err error) {
-	w.problems = append(w.problems, fmt.Sprintf("%q is left out: %v", path, err))
+func (w *walk) problem(path, how string, err error) {
+	w.problems = append(w.problems, fmt.Sprintf("%q %s: %v", path, how, err))
 }
 
 // add appends an entry with its record. LinkGroup counts names until nameLinkGroups.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/transport"
 )
 
 // SenderOptions configure a Sender.
@@ -23,11 +24,14 @@ type SenderOptions struct {
 	// Directories are the directories to take snapshots of, by the name of the
 	// filesystem that they are. They need not exist yet.
 	Directories map[string]string
-	// Job names the replication cursor and the holds.
+	// Job names the replication cursor and the holds. Calls that come from a client,
+	// which its identity in their context tells, have cursor and holds of the client's
+	// own: several may pull from one job, each with its own progress.
 	Job string
 	// Filter says which filesystems are offered; nil: all.
 	Filter func(filesystem string) bool
-	// Logger is told of each step, at debug level; nil: nobody is.
+	// Logger is told of each step, at debug level, and of what is damaged in the store;
+	// nil: nobody is.
 	Logger *slog.Logger
 }
 
@@ -83,7 +87,23 @@ func (s *Sender) open(name string) (*filesystem, error) {
 	if _, err := s.directory(name); err != nil {
 		return nil, err
 	}
-	return openFilesystem(s.opts.Store, name, false)
+	return s.openStored(name, false)
+}
+
+func (s *Sender) openStored(name string, create bool) (*filesystem, error) {
+	f, err := openFilesystem(s.opts.Store, name, create)
+	if err == nil {
+		f.log = s.log
+	}
+	return f, err
+}
+
+// owner names whose cursor and holds a call is about.
+func (s *Sender) owner(ctx context.Context) string {
+	if client, ok := transport.ClientIdentityFromContext(ctx); ok {
+		return ownerName(s.opts.Job, client)
+	}
+	return s.opts.Job
 }
 
 // filesystems are the offered ones and their parents; true: a placeholder.
@@ -116,28 +136,27 @@ func (s *Sender) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq) 
 }
 
 // ListFilesystemVersions lists snapshots, and the replication cursors of all jobs
-// as bookmarks.
+// and clients as bookmarks. A placeholder has none.
 func (s *Sender) ListFilesystemVersions(ctx context.Context, req *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error) {
-	name := req.GetFilesystem()
-	if _, err := s.directory(name); err != nil && !s.isPlaceholder(name) {
-		return nil, err
-	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	res, err := listVersions(s.opts.Store, name)
+	name := req.GetFilesystem()
+	if s.filesystems()[name] {
+		return &pdu.ListFilesystemVersionsRes{}, nil // a placeholder
+	}
+	if _, err := s.directory(name); err != nil {
+		return nil, err
+	}
+	res, err := listVersions(s.opts.Store, name, s.log)
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return &pdu.ListFilesystemVersionsRes{}, nil // no snapshot was taken yet
 	}
 	return res, err
 }
 
-// isPlaceholder says whether an offered filesystem is below name.
-func (s *Sender) isPlaceholder(name string) bool {
-	return s.filesystems()[name]
-}
-
-// DestroySnapshots refuses, in its result, a snapshot that a step holds.
+// DestroySnapshots refuses, in its result, a snapshot that a step holds, or that is
+// being sent.
 func (s *Sender) DestroySnapshots(ctx context.Context, req *pdu.DestroySnapshotsReq) (*pdu.DestroySnapshotsRes, error) {
 	f, err := s.open(req.GetFilesystem())
 	if err != nil {
@@ -147,12 +166,13 @@ func (s *Sender) DestroySnapshots(ctx context.Context, req *pdu.DestroySnapshots
 	return f.destroySnapshots(ctx, req.GetSnapshots())
 }
 
-// ReplicationCursor tells the version that the job's cursor points to.
-func (s *Sender) ReplicationCursor(_ context.Context, req *pdu.ReplicationCursorReq) (*pdu.ReplicationCursorRes, error) {
+// ReplicationCursor tells the version that the cursor of the job, or of its client
+// that asks, points to.
+func (s *Sender) ReplicationCursor(ctx context.Context, req *pdu.ReplicationCursorReq) (*pdu.ReplicationCursorRes, error) {
 	if _, err := s.directory(req.GetFilesystem()); err != nil {
 		return nil, err
 	}
-	guid, err := s.cursor(req.GetFilesystem())
+	guid, err := s.cursor(ctx, req.GetFilesystem())
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return &pdu.ReplicationCursorRes{Result: &pdu.ReplicationCursorRes_Notexist{Notexist: true}}, nil
 	}
@@ -162,19 +182,19 @@ func (s *Sender) ReplicationCursor(_ context.Context, req *pdu.ReplicationCursor
 	return &pdu.ReplicationCursorRes{Result: &pdu.ReplicationCursorRes_Guid{Guid: guid}}, nil
 }
 
-func (s *Sender) cursor(name string) (uint64, error) {
-	f, err := openFilesystem(s.opts.Store, name, false)
+func (s *Sender) cursor(ctx context.Context, name string) (uint64, error) {
+	f, err := s.openStored(name, false)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	v, err := f.cursor(s.opts.Job)
+	v, err := f.cursor(s.owner(ctx))
 	return v.GUID, err
 }
 
 // SendCompleted moves the replication cursor to the step's To and lets go of what
 // the step held.
-func (s *Sender) SendCompleted(_ context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
+func (s *Sender) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
 	step := req.GetOriginalReq()
 	if step.GetTo().GetType() != pdu.FilesystemVersion_Snapshot || step.GetTo().GetGuid() == 0 {
 		return nil, fmt.Errorf("%w: a completed step has a snapshot as To", endpoint.ErrInvalid)
@@ -188,10 +208,11 @@ func (s *Sender) SendCompleted(_ context.Context, req *pdu.SendCompletedReq) (*p
 	if err != nil {
 		return nil, err
 	}
-	if err := f.moveCursor(s.opts.Job, to); err != nil {
+	owner := s.owner(ctx)
+	if err := f.moveCursor(owner, to); err != nil {
 		return nil, err
 	}
-	if err := f.setHolds(stepHoldTag(s.opts.Job)); err != nil {
+	if err := f.setHolds(stepHoldTag(owner)); err != nil {
 		return nil, err
 	}
 	return &pdu.SendCompletedRes{}, nil
@@ -209,29 +230,25 @@ func (s *Sender) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, e
 	if err != nil {
 		return nil, err
 	}
-	return st.res(), st.fs.Close()
+	return st.res(), nil
 }
 
-// Send starts a step. With the guarantee of resumability it holds From and To until
-// SendCompleted, or until this job sends another step of the filesystem.
+// Send starts a step. To is not destroyed before the stream is closed. With the
+// guarantee of resumability From and To are held until SendCompleted, or until the
+// same job, or client of the job, begins another step of the filesystem.
 func (s *Sender) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
 	st, err := s.openStep(ctx, req, true)
 	if err != nil {
 		return nil, nil, err
 	}
-	stream, err := st.stream(ctx)
-	if err := errors.Join(err, st.fs.Close()); err != nil {
-		return nil, nil, err
-	}
 	s.log.Debug("sending", "filesystem", req.GetFilesystem(), "from_guid", st.fromGUID(), "to", st.to.Name,
 		"bytes", st.bodyLength()-st.offset, "resumed", st.resumed)
-	return st.res(), stream, nil
+	return st.res(), st.stream(ctx), nil
 }
 
 // step is one transfer, computed from the manifests of its two versions.
 type step struct {
-	fs      *filesystem
-	toInfo  versionInfo
+	tree    *treeDir  // of to, which it protects; nil: not to be sent
 	from    *Manifest // nil: a full step
 	to      *Manifest
 	plan    *Plan
@@ -240,9 +257,9 @@ type step struct {
 	offset  int64 // in the body
 }
 
-// openStep finds the versions that req names and plans the step between them. The
-// caller closes the step's filesystem.
-func (s *Sender) openStep(ctx context.Context, req *pdu.SendReq, hold bool) (*step, error) {
+// openStep finds the versions that req names and plans the step between them. One
+// that is to be sent has To's tree open, for the stream to close.
+func (s *Sender) openStep(ctx context.Context, req *pdu.SendReq, send bool) (*step, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -250,82 +267,95 @@ func (s *Sender) openStep(ctx context.Context, req *pdu.SendReq, hold bool) (*st
 	if err != nil {
 		return nil, err
 	}
-	st := &step{fs: f}
-	if err := s.loadStep(st, req, hold); err != nil {
-		return nil, errors.Join(fmt.Errorf("send %s@%s: %w", f.name, req.GetTo().GetName(), err), f.Close())
+	defer f.Close()
+	st := &step{}
+	if err := s.loadStep(ctx, f, st, req, send); err != nil {
+		return nil, errors.Join(fmt.Errorf("send %s@%s: %w", f.name, req.GetTo().GetName(), err), st.close())
 	}
 	return st, nil
 }
 
-func (s *Sender) loadStep(st *step, req *pdu.SendReq, hold bool) error {
-	from, err := st.find(req)
+func (st *step) close() error {
+	if st.tree == nil {
+		return nil
+	}
+	return st.tree.Close()
+}
+
+func (s *Sender) loadStep(ctx context.Context, f *filesystem, st *step, req *pdu.SendReq, send bool) error {
+	from, to, err := f.findStep(req)
 	if err != nil {
 		return err
 	}
-	if hold {
-		if err := s.holdStep(st, req, from); err != nil {
+	if send {
+		if st.tree, err = f.protect(from, to, stepHoldTag(s.owner(ctx)), toHold(req, from, to)); err != nil {
 			return err
 		}
 	}
-	if st.to, err = st.fs.readManifest(st.toInfo); err != nil {
+	if st.to, err = f.readManifest(to); err != nil {
 		return err
 	}
 	if from != nil {
-		if st.from, err = st.fs.readManifest(*from); err != nil {
+		if st.from, err = f.readManifest(*from); err != nil {
 			return err
 		}
 	}
-	st.compute()
+	if err := st.compute(); err != nil {
+		return err
+	}
 	if req.GetResumeToken() == "" {
 		return nil
 	}
 	return st.resume(req.GetResumeToken())
 }
 
-// find looks up both versions. From may be a bookmark, or absent.
-func (st *step) find(req *pdu.SendReq) (from *versionInfo, err error) {
-	to := req.GetTo()
-	if to == nil || to.GetType() != pdu.FilesystemVersion_Snapshot {
-		return nil, fmt.Errorf("%w: only a snapshot can be sent", endpoint.ErrInvalid)
+// findStep looks up both versions. From may be a bookmark, or absent.
+func (f *filesystem) findStep(req *pdu.SendReq) (from *versionInfo, to versionInfo, err error) {
+	if req.GetTo() == nil || req.GetTo().GetType() != pdu.FilesystemVersion_Snapshot {
+		return nil, to, fmt.Errorf("%w: only a snapshot can be sent", endpoint.ErrInvalid)
 	}
-	versions, err := st.fs.versions()
+	versions, err := f.versions()
 	if err != nil {
-		return nil, err
+		return nil, to, err
 	}
-	st.toInfo, err = findGUID(versions, to.GetGuid())
-	if err == nil && st.toInfo.Bookmark || st.toInfo.Name != to.GetName() {
-		err = fmt.Errorf("%w: snapshot %s with GUID %#x", endpoint.ErrNotFound, to.GetName(), to.GetGuid())
+	to, err = findGUID(versions, req.GetTo().GetGuid())
+	if err == nil && to.Bookmark || to.Name != req.GetTo().GetName() {
+		err = fmt.Errorf("%w: snapshot %s with GUID %#x", endpoint.ErrNotFound, req.GetTo().GetName(), req.GetTo().GetGuid())
 	}
 	if err != nil || req.GetFrom() == nil {
-		return nil, err
+		return nil, to, err
 	}
 	v, err := findGUID(versions, req.GetFrom().GetGuid())
-	if err == nil && v.CreateTXG >= st.toInfo.CreateTXG {
+	if err == nil && v.CreateTXG >= to.CreateTXG {
 		err = fmt.Errorf("%w: From is not older than To", endpoint.ErrInvalid)
 	}
-	return &v, err
+	return &v, to, err
 }
 
-// holdStep makes the job's holds those that this step needs, instead of those of
-// the step before.
-func (s *Sender) holdStep(st *step, req *pdu.SendReq, from *versionInfo) error {
+// toHold returns the GUIDs that the step's holds are on, instead of those of the step
+// before.
+func toHold(req *pdu.SendReq, from *versionInfo, to versionInfo) []uint64 {
 	protection := req.GetReplicationConfig().GetProtection()
-	kind, guids := protection.GetInitial(), []uint64{st.toInfo.GUID}
+	kind, guids := protection.GetInitial(), []uint64{to.GUID}
 	if from != nil {
 		kind = protection.GetIncremental()
 		guids = append(guids, from.GUID)
 	}
 	if kind != pdu.ReplicationGuaranteeKind_GuaranteeResumability {
-		guids = nil
+		return nil
 	}
-	return st.fs.setHolds(stepHoldTag(s.opts.Job), guids...)
+	return guids
 }
 
-func (st *step) compute() {
+func (st *step) compute() error {
 	st.plan = NewPlan(st.from, st.to)
 	delta := encodeDelta(st.from, st.to)
+	if err := checkDelta(st.from, st.to, delta); err != nil {
+		return fmt.Errorf("%w: %w", endpoint.ErrFailedPrecondition, err)
+	}
 	st.head = binary.BigEndian.AppendUint64(make([]byte, 0, deltaPrefixLen+len(delta)), uint64(len(delta)))
 	st.head = append(st.head, delta...)
+	return nil
 }
 
 func (st *step) bodyLength() int64 { return int64(len(st.head)) + st.plan.Literal }

@@ -13,6 +13,7 @@ import (
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/endpointtest"
 	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/transport"
 )
 
 func TestSenderConforms(t *testing.T) {
@@ -56,8 +57,16 @@ func TestSenderListsPlaceholders(t *testing.T) {
 		got = append(got, fmt.Sprint(f.Path, " ", f.IsPlaceholder))
 	}
 	expect(t, "filesystems", got, []string{"a true", "a/b false", "a/b/c false", "d false"})
-	if _, err := s.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "a"}); err != nil {
-		t.Errorf("versions of a placeholder: %v", err)
+	// It was a filesystem once.
+	old, err := openFilesystem(s.opts.Store, "a", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	makeVersion(t, old, "old", 1, 1)
+	versions, err := s.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "a"})
+	if err != nil || len(versions.Versions) > 0 {
+		t.Errorf("versions of a placeholder: %v, %v", versions, err)
 	}
 	if _, err := s.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "secret/e"}); !errors.Is(err, endpoint.ErrNotFound) {
 		t.Errorf("versions of what is filtered out: %v", err)
@@ -217,6 +226,87 @@ func TestSenderHolds(t *testing.T) {
 	r.begin(nothing, two, three)
 	if !r.destroyed(two) || !r.destroyed(three) {
 		t.Error("a step without guarantees holds")
+	}
+}
+
+// What is being sent is not destroyed, guaranteed or not; that is so in all processes,
+// since each stream and each destroy opens it anew.
+func TestSenderProtectsWhatItSends(t *testing.T) {
+	r := newRig(t)
+	r.write("f", random(1, 1<<20))
+	one := r.snapshot("one")
+	first, err := r.open(nil, one, "")
+	r.must(err)
+	second, err := r.open(nil, one, "")
+	r.must(err)
+	for _, stream := range []io.Closer{first, second} {
+		res, err := r.sender.DestroySnapshots(t.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{one}})
+		r.must(err)
+		if !strings.Contains(res.Results[0].Error, endpoint.ErrBusy.Error()) {
+			t.Errorf("result %q", res.Results[0].Error)
+		}
+		r.must(stream.Close())
+	}
+	_, err = r.open(nil, one, "not a token")
+	if !errors.Is(err, endpoint.ErrStaleToken) {
+		t.Errorf("a step that does not begin: %v", err)
+	}
+	if !r.destroyed(one) {
+		t.Error("not destroyed after all streams were closed")
+	}
+	if _, err := r.open(nil, one, ""); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("a step of what is gone: %v", err)
+	}
+}
+
+// Clients of one job do not move each other's cursor, nor let go of each other's holds.
+func TestSenderKeepsClientsApart(t *testing.T) {
+	r := newRig(t)
+	one, two := r.snapshot("one"), r.snapshot("two")
+	alice := transport.ContextWithClientIdentity(t.Context(), "alice")
+	bob := transport.ContextWithClientIdentity(t.Context(), "bob")
+	resumable := &pdu.ReplicationConfig{Protection: &pdu.ReplicationConfigProtection{
+		Initial: pdu.ReplicationGuaranteeKind_GuaranteeResumability}}
+	for ctx, to := range map[context.Context]*pdu.FilesystemVersion{alice: one, bob: two} {
+		_, stream, err := r.sender.Send(ctx, &pdu.SendReq{Filesystem: testFS, To: to, ReplicationConfig: resumable})
+		r.must(err)
+		r.must(stream.Close())
+	}
+	if r.destroyed(one) || r.destroyed(two) {
+		t.Error("one client's step let go of the other's hold")
+	}
+	for ctx, to := range map[context.Context]*pdu.FilesystemVersion{alice: one, bob: two} {
+		_, err := r.sender.SendCompleted(ctx, &pdu.SendCompletedReq{OriginalReq: &pdu.SendReq{Filesystem: testFS, To: to}})
+		r.must(err)
+	}
+	for ctx, want := range map[context.Context]uint64{alice: one.Guid, bob: two.Guid, t.Context(): 0} {
+		res, err := r.sender.ReplicationCursor(ctx, &pdu.ReplicationCursorReq{Filesystem: testFS})
+		r.must(err)
+		if res.GetGuid() != want || res.GetNotexist() != (want == 0) {
+			t.Errorf("cursor %v, want %#x", res, want)
+		}
+	}
+	if !r.destroyed(one) || !r.destroyed(two) {
+		t.Error("held after both steps")
+	}
+}
+
+// Small entries with long paths would take a receiver much more memory than they have
+// bytes: it refuses them, so the sender does.
+func TestCheckDelta(t *testing.T) {
+	m := &Manifest{Entries: make([]Entry, 20_000)}
+	path := strings.Repeat("x", MaxPathBytes)
+	for i := range m.Entries {
+		m.Entries[i].Path = path
+	}
+	if err := checkDelta(nil, m, make([]byte, 20_000*minEntryBytes)); !errors.Is(err, errCost) {
+		t.Errorf("error %v", err)
+	}
+	if err := checkDelta(m, m, nil); err != nil {
+		t.Errorf("nothing changed: %v", err)
+	}
+	if err := checkLimits("manifest delta", MaxManifestBytes+1, 0); err == nil {
+		t.Error("no limit on its length")
 	}
 }
 

@@ -31,18 +31,14 @@ type sendStream struct {
 	left   int64 // bytes of the current literal
 }
 
-// stream opens the tree. It does not keep the step's filesystem open.
-func (st *step) stream(ctx context.Context) (*sendStream, error) {
-	tree, err := st.fs.openTree(st.toInfo)
-	if err != nil {
-		return nil, err
-	}
+// stream returns the stream, which has the step's tree now.
+func (st *step) stream(ctx context.Context) *sendStream {
 	head := st.head[min(st.offset, int64(len(st.head))):]
 	return &sendStream{
-		ctx: ctx, step: st, hash: blake3.New(), tree: newTreeCursor(tree),
+		ctx: ctx, step: st, hash: blake3.New(), tree: newTreeCursor(st.tree),
 		pending: append(st.header().encode(), head...),
 		skip:    max(0, st.offset-int64(len(st.head))),
-	}, nil
+	}
 }
 
 // Read fills p as far as the stream goes, across files, so that small files do not

@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,8 +34,32 @@ type hold struct {
 
 // Tags of holds: a sender's, on both ends of a step, and a receiver's, on what the
 // next incremental step starts from.
-func stepHoldTag(job string) string         { return "STEP_J_" + job }
+func stepHoldTag(owner string) string       { return "STEP_J_" + owner }
 func lastReceivedHoldTag(job string) string { return "last_received_J_" + job }
+
+// maxOwnerBytes leaves room for a GUID and more in the names of bookmarks.
+const maxOwnerBytes = maxJobBytes + 27
+
+// ownerName tells apart whose a replication cursor or a hold is, in letters that a
+// version's name may have: a job's, and where several clients pull from it, each
+// client's. A job's name has no space, so that no two pairs have one name in common;
+// an identity's other letters are a space and two hexadecimal digits each, one that is
+// too long is a space, an H and a digest.
+func ownerName(job, client string) string {
+	name := []byte(job + " ")
+	for _, c := range []byte(client) {
+		if c == ' ' || endpoint.ValidateVersionName("_"+string(rune(c))) != nil {
+			name = fmt.Appendf(name, " %02x", c)
+		} else {
+			name = append(name, c)
+		}
+	}
+	if len(name) > maxOwnerBytes {
+		sum := blake3.Sum256([]byte(client))
+		return fmt.Sprintf("%s  H%x", job, sum[:12])
+	}
+	return string(name)
+}
 
 // lockState waits for the lock of the state and the bookmarks. It is held for
 // moments only, also by those who have the writer's lock.
@@ -67,6 +93,11 @@ func (f *filesystem) updateState(change func(*state)) error {
 		return err
 	}
 	defer lock.unlock()
+	return f.changeState(change)
+}
+
+// changeState is updateState for those who have the lock of the state.
+func (f *filesystem) changeState(change func(*state)) error {
 	s, err := f.readState()
 	if err != nil {
 		return err
@@ -125,12 +156,14 @@ func (f *filesystem) nextTXG(versions []versionInfo) (uint64, error) {
 
 // setHolds makes the holds with this tag exactly those on guids; none releases all.
 func (f *filesystem) setHolds(tag string, guids ...uint64) error {
-	return f.updateState(func(s *state) {
-		s.Holds = slices.DeleteFunc(s.Holds, func(h hold) bool { return h.Tag == tag })
-		for _, guid := range guids {
-			s.Holds = append(s.Holds, hold{GUID: guid, Tag: tag})
-		}
-	})
+	return f.updateState(func(s *state) { s.setHolds(tag, guids) })
+}
+
+func (s *state) setHolds(tag string, guids []uint64) {
+	s.Holds = slices.DeleteFunc(s.Holds, func(h hold) bool { return h.Tag == tag })
+	for _, guid := range guids {
+		s.Holds = append(s.Holds, hold{GUID: guid, Tag: tag})
+	}
 }
 
 // holds returns the tags of the holds on a snapshot.

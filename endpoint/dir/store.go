@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"slices"
@@ -21,7 +22,7 @@ const (
 	receivingDir    = metaDir + "/receiving"
 	snapshottingDir = metaDir + "/snapshotting"
 	bookmarksDir    = metaDir + "/bookmarks"
-	destroyingName  = "destroying-" // in metaDir, before the version's GUID
+	destroyingName  = "destroying-" // in metaDir, before a random number
 	lockName        = metaDir + "/lock"
 	treeName        = "tree"
 	manifestName    = "manifest"
@@ -53,10 +54,10 @@ func ValidateVersion(name string) error {
 	return endpoint.ValidateVersionName(name)
 }
 
-// ValidateJob checks a job's name, which becomes part of bookmarks' names. The error
-// is endpoint.ErrInvalid.
+// ValidateJob checks a job's name, which becomes part of bookmarks' names: it has no
+// space (ownerName). The error is endpoint.ErrInvalid.
 func ValidateJob(name string) error {
-	if err := endpoint.ValidateVersionName(name); err != nil || len(name) > maxJobBytes {
+	if err := endpoint.ValidateVersionName(name); err != nil || len(name) > maxJobBytes || strings.Contains(name, " ") {
 		return fmt.Errorf("%w: %q is not a job's name", endpoint.ErrInvalid, name)
 	}
 	return nil
@@ -114,9 +115,9 @@ func (s *store) listBelow(dir string) ([]fsInfo, error) {
 			continue
 		}
 		below, err := s.listBelow(name)
-		if err != nil {
+		if exhausted(err) {
 			return nil, err
-		}
+		} // else what cannot be looked into, such as a lost+found, has nothing to list
 		_, err = s.root.Lstat(name + "/" + metaDir)
 		if placeholder := err != nil; !placeholder || len(below) > 0 {
 			infos = append(infos, fsInfo{Name: name, Placeholder: placeholder})
@@ -156,7 +157,7 @@ func (s *store) filesystem(name string, create bool) (*filesystem, error) {
 	if err != nil {
 		return nil, fmt.Errorf("filesystem %s: %w", name, err)
 	}
-	return &filesystem{name: name, root: root}, nil
+	return openFilesystemAt(name, root)
 }
 
 // isPlaceholder says whether a name, which is no filesystem's, is that of a parent.
@@ -175,13 +176,35 @@ func openFilesystem(path, name string, create bool) (*filesystem, error) {
 	return s.filesystem(name, create)
 }
 
-// filesystem is one open filesystem of a store.
+// filesystem is one open filesystem of a store, for one piece of work.
 type filesystem struct {
 	name string
 	root *os.Root
+	log  *slog.Logger // of what is wrong in the store and stops nobody; discards
+	disk *os.File     // root, for sync
+	lost error        // of the first sync that failed
 }
 
-func (f *filesystem) Close() error { return f.root.Close() }
+func openFilesystemAt(name string, root *os.Root) (*filesystem, error) {
+	disk, err := root.Open(".")
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return &filesystem{name: name, root: root, disk: disk, log: slog.New(slog.DiscardHandler)}, nil
+}
+
+func (f *filesystem) Close() error { return errors.Join(f.disk.Close(), f.root.Close()) }
+
+// sync writes everything of the file system below to disk. All of a piece of work
+// uses one descriptor: that one learns of every write-back error since it was opened,
+// also of those that another's sync has met. After an error sync fails for good, since
+// the kernel tells it once, and what was written before may be lost.
+func (f *filesystem) sync() error {
+	if f.lost == nil {
+		f.lost = os.NewSyscallError("syncfs", unix.Syncfs(int(f.disk.Fd())))
+	}
+	return f.lost
+}
 
 // fsLock is the writer's lock of a filesystem.
 type fsLock struct{ file *os.File }
@@ -199,9 +222,7 @@ func (f *filesystem) lock() (*fsLock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock filesystem %s: %w", f.name, err)
 	}
-	if err := f.removeLeftovers(); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
+	f.removeLeftovers()
 	return &fsLock{file: file}, nil
 }
 
@@ -211,32 +232,43 @@ func (f *filesystem) flock(name string, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := flock(file, how); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+func flock(file *os.File, how int) error {
 	for {
-		err = unix.Flock(int(file.Fd()), how)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(err, file.Close())
+		if err := unix.Flock(int(file.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
 }
 
-func (f *filesystem) removeLeftovers() error {
-	entries, err := readDir(f.root, metaDir)
-	if err != nil {
-		return err
+// removeLeftovers removes what interrupted snapshots and destroys left. What it
+// cannot remove is in nobody's way, and is tried again under the next lock.
+func (f *filesystem) removeLeftovers() {
+	err := f.root.Rename(snapshottingDir, destroyingPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
+	entries, listErr := readDir(f.root, metaDir)
+	err = errors.Join(err, listErr)
 	for _, e := range entries {
-		name := path.Join(metaDir, e.Name())
-		if name != snapshottingDir && !strings.HasPrefix(e.Name(), destroyingName) {
-			continue
-		}
-		if err := f.root.RemoveAll(name); err != nil {
-			return fmt.Errorf("remove what was interrupted: %w", err)
+		if strings.HasPrefix(e.Name(), destroyingName) {
+			err = errors.Join(err, f.root.RemoveAll(path.Join(metaDir, e.Name())))
 		}
 	}
-	return nil
+	if err != nil {
+		f.log.Warn("what was destroyed or interrupted could not be removed", "filesystem", f.name, "err", err)
+	}
+}
+
+// destroyingPath is a new name for what removeLeftovers is to remove: that of an
+// earlier one may still be taken.
+func destroyingPath() string {
+	return path.Join(metaDir, fmt.Sprintf("%s%016x", destroyingName, randomGUID()))
 }
 
 // newestSnapshot returns the last of a listing's snapshots; endpoint.ErrNotFound.
@@ -261,6 +293,11 @@ func (f *filesystem) snapshotByName(name string) (versionInfo, error) {
 	for _, v := range versions {
 		if v.Name == name && !v.Bookmark {
 			return v, nil
+		}
+	}
+	if ValidateVersion(name) == nil {
+		if _, err := f.snapshotInfo(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return versionInfo{}, err
 		}
 	}
 	return versionInfo{}, fmt.Errorf("%w: version %s@%s", endpoint.ErrNotFound, f.name, name)
@@ -312,30 +349,27 @@ func (f *filesystem) openTree(v versionInfo) (*treeDir, error) {
 // that holds treeName, manifestName and, a sender's, scanName) becomes "@name", in
 // one rename after everything in it is on disk. The caller holds the lock.
 func (f *filesystem) commit(work string, m *Manifest) error {
-	target := "@" + m.Name
-	if _, err := f.root.Lstat(target); err == nil {
-		return fmt.Errorf("%w: version %s@%s exists already", endpoint.ErrFailedPrecondition, f.name, m.Name)
+	if err := f.checkName(m.Name); err != nil {
+		return err
 	}
 	if err := f.keepTXGAbove(m.CreateTXG); err != nil {
 		return err
 	}
-	if err := syncFileSystem(f.root); err != nil {
+	if err := f.sync(); err != nil {
 		return fmt.Errorf("sync version %s@%s: %w", f.name, m.Name, err)
 	}
-	if err := f.root.Rename(work, target); err != nil {
+	if err := f.root.Rename(work, "@"+m.Name); err != nil {
 		return fmt.Errorf("make version visible: %w", err)
 	}
 	return errors.Join(syncDir(f.root, "."), syncDir(f.root, path.Dir(work)))
 }
 
-// syncFileSystem writes everything of the file system below root to disk.
-func syncFileSystem(root *os.Root) error {
-	d, err := root.Open(".")
-	if err != nil {
-		return err
+// checkName refuses the name of a new version if it is taken.
+func (f *filesystem) checkName(version string) error {
+	if _, err := f.root.Lstat("@" + version); err == nil {
+		return fmt.Errorf("%w: version %s@%s exists already", endpoint.ErrFailedPrecondition, f.name, version)
 	}
-	defer d.Close()
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
+	return nil
 }
 
 func syncDir(root *os.Root, name string) error {

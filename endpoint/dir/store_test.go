@@ -1,8 +1,10 @@
 package dir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
+	"golang.org/x/sys/unix"
 )
 
 func TestNames(t *testing.T) {
@@ -174,14 +177,90 @@ func TestVersionsOfDamagedStore(t *testing.T) {
 	if err := f.root.Rename("@a", "@b"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.versions(); err == nil {
-		t.Error("a renamed version is listed")
-	}
-	if err := f.root.WriteFile("@b/"+manifestName, []byte("x"), 0o600); err != nil {
+	makeVersion(t, f, "good", 2, 2)
+	if err := f.root.Mkdir("@damaged", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.versions(); err == nil {
-		t.Error("a damaged version is listed")
+	for _, garbage := range []string{"@damaged/" + manifestName, "@file", bookmarksDir + "/x", bookmarkFile(3, "j")} {
+		if err := f.root.WriteFile(garbage, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log bytes.Buffer
+	f.log = slog.New(slog.NewTextHandler(&log, nil))
+	expect(t, "versions", listing(t, f), []string{"good 2 2"})
+	for _, name := range []string{"version=b", "version=damaged", "version=file", "file=x", "file=0000000000000003_j"} {
+		if !strings.Contains(log.String(), name+" ") {
+			t.Errorf("the log does not tell of %s: %s", name, &log)
+		}
+	}
+	for _, name := range []string{"b", "damaged", "file"} {
+		if _, err := f.snapshotByName(name); err == nil || errors.Is(err, endpoint.ErrNotFound) {
+			t.Errorf("version %s: %v", name, err)
+		}
+	}
+	list, err := ListStore(strings.TrimSuffix(f.root.Name(), "/"+testFS))
+	if err != nil || len(list) != 1 || len(list[0].Versions) != 4 {
+		t.Fatalf("ListStore: %+v, %v", list, err)
+	}
+	for i, v := range list[0].Versions {
+		if (v.Damaged == "") != (i == 0) || v.Name == "" {
+			t.Errorf("version %+v", v)
+		}
+	}
+}
+
+// stick makes a directory with a directory in it that nobody can remove.
+func (f *filesystem) stick(t *testing.T, dir string) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir += "/dir"
+	must(f.root.MkdirAll(dir+"/stuck", 0o700))
+	d, err := f.root.Open(dir) // its name changes with its parent's
+	must(err)
+	t.Cleanup(func() { d.Close() })
+	if os.Geteuid() != 0 {
+		must(d.Chmod(0o500))
+		t.Cleanup(func() { d.Chmod(0o700) })
+		return
+	}
+	const immutable = 0x10 // FS_IMMUTABLE_FL of linux/fs.h
+	if err := unix.IoctlSetPointerInt(int(d.Fd()), unix.FS_IOC_SETFLAGS, immutable); err != nil {
+		t.Skipf("SKIPPED: nothing can be made immutable here: %v", err)
+	}
+	t.Cleanup(func() { unix.IoctlSetPointerInt(int(d.Fd()), unix.FS_IOC_SETFLAGS, 0) })
+}
+
+// What cannot be removed hinders neither the request that hid it nor later ones.
+func TestLeftoversThatStay(t *testing.T) {
+	f := testFilesystem(t)
+	makeVersion(t, f, "one", 1, 1)
+	f.stick(t, "@one/"+treeName)
+	f.stick(t, snapshottingDir+"/"+treeName)
+	expect(t, "results", f.destroy(t, &pdu.FilesystemVersion{Name: "one", Guid: 1}), []string{""})
+	expect(t, "versions", listing(t, f), []string(nil))
+	makeVersion(t, f, "one", 1, 2)
+	expect(t, "results again", f.destroy(t, &pdu.FilesystemVersion{Name: "one", Guid: 1}), []string{""})
+}
+
+// A directory that cannot be looked into, such as a lost+found, is nobody's filesystem.
+func TestStoreUnreadable(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("SKIPPED: root may do everything; TestWithoutRoot runs this")
+	}
+	f := testFilesystem(t)
+	makeVersion(t, f, "one", 1, 1)
+	path := strings.TrimSuffix(f.root.Name(), "/"+testFS)
+	if err := os.Mkdir(filepath.Join(path, "lost.found"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := ListStore(path); err != nil || len(list) != 1 {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 
@@ -251,6 +330,64 @@ func TestDestroySnapshots(t *testing.T) {
 	expect(t, "versions", listing(t, f), []string(nil))
 	if _, err := f.destroySnapshots(t.Context(), []*pdu.FilesystemVersion{{Type: pdu.FilesystemVersion_Bookmark}}); !errors.Is(err, endpoint.ErrInvalid) {
 		t.Errorf("a bookmark: %v", err)
+	}
+}
+
+// Of a destroy and a step that begin at once, one finds the other.
+func TestDestroyAgainstProtect(t *testing.T) {
+	f := testFilesystem(t)
+	for i := range uint64(50) {
+		makeVersion(t, f, "v", i+1, i+1)
+		v, err := f.snapshotByName("v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		results := make(chan []string)
+		go func() { results <- f.destroy(t, v.pdu()) }()
+		tree, err := f.protect(nil, v, stepHoldTag("j"), []uint64{v.GUID})
+		destroyed := (<-results)[0] == ""
+		switch {
+		case err == nil && destroyed:
+			t.Fatal("a snapshot was destroyed that a step has")
+		case err == nil:
+			tree.Close()
+			if err := f.setHolds(stepHoldTag("j")); err != nil {
+				t.Fatal(err)
+			}
+			f.destroy(t, v.pdu())
+		case !destroyed || !errors.Is(err, endpoint.ErrNotFound):
+			t.Fatalf("destroyed: %v, protect: %v", destroyed, err)
+		}
+		if tags, err := f.holds(v.GUID); len(tags) > 0 || err != nil {
+			t.Fatalf("holds on what is gone: %v, %v", tags, err)
+		}
+	}
+}
+
+func TestOwnerName(t *testing.T) {
+	long := strings.Repeat("x", 255)
+	pairs := [][2]string{
+		{"j", "alice"}, {"j", "alice smith"}, {"j", "alice 20smith"}, {"j", "fe80::1%eth0"}, {"j", "Zoë"}, {"j", "_"},
+		{"j", long}, {"j", long[1:] + "y"}, {"j_a", "b"}, {"j", "a_b"}, {strings.Repeat("j", maxJobBytes), long},
+	}
+	seen := map[string]bool{"j": true}
+	for _, p := range pairs {
+		name := ownerName(p[0], p[1])
+		if seen[name] {
+			t.Errorf("%q is not the only %q", p, name)
+		}
+		seen[name] = true
+		if err := endpoint.ValidateVersionName(cursorName(1<<63, name)); err != nil {
+			t.Errorf("%q: %v", p, err)
+		}
+		guid, owner, err := parseBookmark(filepath.Base(bookmarkFile(7, name)))
+		if guid != 7 || owner != name || err != nil || len(filepath.Base(bookmarkFile(7, name))) > MaxNameBytes {
+			t.Errorf("bookmark of %q: %v, %q, %v", p, guid, owner, err)
+		}
+	}
+	expect(t, "readable name", ownerName("source", "10.0.0.7"), "source 10.0.0.7")
+	if err := ValidateJob("a b"); !errors.Is(err, endpoint.ErrInvalid) {
+		t.Errorf("a job's name with a space: %v", err)
 	}
 }
 

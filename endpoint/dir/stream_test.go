@@ -127,7 +127,7 @@ func TestResumeToken(t *testing.T) {
 // that are right, as a hostile peer would send them.
 func FuzzDirStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, delta, literals []byte) {
-		m, err := rebuild(nil, delta)
+		m, _, err := rebuild(nil, delta)
 		if err != nil || m.Bytes > 16<<20 { // zeros of holes are hashed: large files only take time
 			return
 		}

@@ -96,6 +96,9 @@ func (v *verifier) node(dir *treeDir, name string, e *Entry) error {
 	case TypeSymlink:
 		return v.symlink(dir, name, e)
 	}
+	if st.Size != e.Size {
+		return fmt.Errorf("has %d bytes, not %d", st.Size, e.Size)
+	}
 	return v.file(dir, name, e)
 }
 
@@ -138,9 +141,6 @@ func (v *verifier) file(dir *treeDir, name string, e *Entry) error {
 	}
 	v.report.Files++
 	v.report.Bytes += info.Size
-	if info.Size != e.Size {
-		return fmt.Errorf("has %d bytes, not %d", info.Size, e.Size)
-	}
 	if info.Hash != e.Hash {
 		return errContent
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
+	"golang.org/x/sys/unix"
 )
 
 // versionInfo is a snapshot or a bookmark, as its manifest's header tells.
@@ -57,7 +59,7 @@ func (f *filesystem) versions() ([]versionInfo, error) {
 }
 
 // listVersions is versions as a peer sees it; a placeholder has none.
-func listVersions(storePath, name string) (*pdu.ListFilesystemVersionsRes, error) {
+func listVersions(storePath, name string, log *slog.Logger) (*pdu.ListFilesystemVersionsRes, error) {
 	s, err := openStore(storePath, false)
 	if err != nil {
 		return nil, err
@@ -72,6 +74,7 @@ func listVersions(storePath, name string) (*pdu.ListFilesystemVersionsRes, error
 		return nil, err
 	}
 	defer f.Close()
+	f.log = log
 	versions, err := f.versions()
 	for _, v := range versions {
 		res.Versions = append(res.Versions, v.pdu())
@@ -79,30 +82,67 @@ func listVersions(storePath, name string) (*pdu.ListFilesystemVersionsRes, error
 	return res, err
 }
 
+// snapshots lists those that can be read: one that cannot does not keep the others
+// from being used. The log and ListStore tell of it.
 func (f *filesystem) snapshots() ([]versionInfo, error) {
+	good, damaged, err := f.readSnapshots()
+	for _, d := range damaged {
+		f.log.Warn("version cannot be read", "filesystem", f.name, "version", d.name, "err", d.err)
+	}
+	return good, err
+}
+
+// damagedVersion is a snapshot whose manifest does not tell what it is.
+type damagedVersion struct {
+	name string
+	err  error
+}
+
+func (f *filesystem) readSnapshots() (good []versionInfo, damaged []damagedVersion, err error) {
 	entries, err := readDir(f.root, ".")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var infos []versionInfo
 	for _, e := range entries {
 		name, ok := strings.CutPrefix(e.Name(), "@")
 		if !ok {
 			continue
 		}
-		v, err := f.versionInfo(path.Join(e.Name(), manifestName))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // destroyed meanwhile
+		v, err := f.snapshotInfo(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // destroyed meanwhile
+		case exhausted(err):
+			return nil, nil, err
+		case err != nil:
+			damaged = append(damaged, damagedVersion{name, err})
+		default:
+			good = append(good, v)
 		}
-		if err != nil {
-			return nil, err
-		}
-		if v.Name != name {
-			return nil, fmt.Errorf("%s says that it is version %q", e.Name(), v.Name)
-		}
-		infos = append(infos, v)
 	}
-	return infos, nil
+	return good, damaged, nil
+}
+
+// exhausted says whether an error tells of this machine's state, and nothing of the
+// file that was met with.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
+func (f *filesystem) snapshotInfo(name string) (versionInfo, error) {
+	v, err := f.versionInfo(path.Join("@"+name, manifestName))
+	if err == nil && v.Name != name {
+		err = fmt.Errorf("@%s says that it is version %q", name, v.Name)
+	}
+	return v, err
+}
+
+// checkThere says whether a version that was listed is still there.
+func (f *filesystem) checkThere(listed versionInfo) error {
+	v, err := f.versionInfo(listed.manifest)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && v.GUID != listed.GUID {
+		return fmt.Errorf("%w: version %s was destroyed meanwhile", endpoint.ErrNotFound, listed.Name)
+	}
+	return err
 }
 
 // versionInfo reads the beginning of the manifest at name.
@@ -123,15 +163,16 @@ func (f *filesystem) versionInfo(name string) (versionInfo, error) {
 }
 
 // A bookmark is a hard link of a manifest, called by its version's GUID and the
-// job whose replication cursor it is.
-func bookmarkFile(guid uint64, job string) string {
-	return path.Join(bookmarksDir, fmt.Sprintf("%016x_%s", guid, job))
+// owner (ownerName) whose replication cursor it is.
+func bookmarkFile(guid uint64, owner string) string {
+	return path.Join(bookmarksDir, fmt.Sprintf("%016x_%s", guid, owner))
 }
 
-func cursorName(guid uint64, job string) string {
-	return fmt.Sprintf("CURSOR_G_%016x_J_%s", guid, job)
+func cursorName(guid uint64, owner string) string {
+	return fmt.Sprintf("CURSOR_G_%016x_J_%s", guid, owner)
 }
 
+// bookmarks lists those that can be read, like snapshots.
 func (f *filesystem) bookmarks() ([]versionInfo, error) {
 	entries, err := readDir(f.root, bookmarksDir)
 	if err != nil {
@@ -139,56 +180,63 @@ func (f *filesystem) bookmarks() ([]versionInfo, error) {
 	}
 	var infos []versionInfo
 	for _, e := range entries {
-		guid, job, err := parseBookmark(e.Name())
-		if err != nil {
+		v, err := f.bookmark(e.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // moved on meanwhile
+		case exhausted(err):
 			return nil, err
+		case err != nil:
+			f.log.Warn("bookmark cannot be read", "filesystem", f.name, "file", e.Name(), "err", err)
+		default:
+			infos = append(infos, v)
 		}
-		v, err := f.versionInfo(path.Join(bookmarksDir, e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // moved on meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		v.Name, v.Bookmark = cursorName(guid, job), true
-		infos = append(infos, v)
 	}
 	return infos, nil
 }
 
-func parseBookmark(file string) (guid uint64, job string, err error) {
-	hex, job, _ := strings.Cut(file, "_")
+func (f *filesystem) bookmark(file string) (versionInfo, error) {
+	guid, owner, err := parseBookmark(file)
+	if err != nil {
+		return versionInfo{}, err
+	}
+	v, err := f.versionInfo(path.Join(bookmarksDir, file))
+	v.Name, v.Bookmark = cursorName(guid, owner), true
+	return v, err
+}
+
+func parseBookmark(file string) (guid uint64, owner string, err error) {
+	hex, owner, _ := strings.Cut(file, "_")
 	guid, err = strconv.ParseUint(hex, 16, 64)
 	if err != nil {
 		return 0, "", fmt.Errorf("%q is not a bookmark's name", file)
 	}
-	return guid, job, nil
+	return guid, owner, nil
 }
 
-// cursor returns the version that the job's replication cursor points to;
+// cursor returns the version that the owner's replication cursor points to;
 // endpoint.ErrNotFound if there is none. Where a crash left two, the newer one counts.
-func (f *filesystem) cursor(job string) (versionInfo, error) {
+func (f *filesystem) cursor(owner string) (versionInfo, error) {
 	versions, err := f.versions()
 	if err != nil {
 		return versionInfo{}, err
 	}
 	for _, v := range slices.Backward(versions) {
-		if v.Bookmark && v.Name == cursorName(v.GUID, job) {
+		if v.Bookmark && v.Name == cursorName(v.GUID, owner) {
 			return v, nil
 		}
 	}
-	return versionInfo{}, fmt.Errorf("%w: replication cursor of job %s", endpoint.ErrNotFound, job)
+	return versionInfo{}, fmt.Errorf("%w: replication cursor of %s", endpoint.ErrNotFound, owner)
 }
 
-// moveCursor points the job's replication cursor to a version, then lets go of
+// moveCursor points the owner's replication cursor to a version, then lets go of
 // where it was.
-func (f *filesystem) moveCursor(job string, to versionInfo) error {
+func (f *filesystem) moveCursor(owner string, to versionInfo) error {
 	lock, err := f.lockState()
 	if err != nil {
 		return err
 	}
 	defer lock.unlock()
-	name := bookmarkFile(to.GUID, job)
+	name := bookmarkFile(to.GUID, owner)
 	if err := f.root.Link(to.manifest, name); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("replication cursor: %w", err)
 	}
@@ -198,7 +246,7 @@ func (f *filesystem) moveCursor(job string, to versionInfo) error {
 	}
 	for _, e := range entries {
 		old := path.Join(bookmarksDir, e.Name())
-		if _, owner, err := parseBookmark(e.Name()); err != nil || owner != job || old == name {
+		if _, whose, err := parseBookmark(e.Name()); err != nil || whose != owner || old == name {
 			continue
 		}
 		if err := f.root.Remove(old); err != nil {
@@ -235,22 +283,39 @@ func (f *filesystem) destroySnapshots(ctx context.Context, snapshots []*pdu.File
 	if err := syncDir(f.root, "."); err != nil {
 		return nil, err
 	}
-	return res, f.removeLeftovers()
+	f.removeLeftovers()
+	return res, nil
 }
 
-// hide takes a snapshot out of sight, for removeLeftovers to remove.
+// hide takes a snapshot out of sight, for removeLeftovers to remove. Whoever begins
+// to use it needs the lock of the state, too.
 func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 	if err := ValidateVersion(want.GetName()); err != nil {
 		return err
 	}
-	dir := "@" + want.GetName()
-	v, err := f.versionInfo(path.Join(dir, manifestName))
+	v, err := f.snapshotInfo(want.GetName())
 	if errors.Is(err, fs.ErrNotExist) || err == nil && v.GUID != want.GetGuid() {
 		return fmt.Errorf("%w: snapshot %s with GUID %#x", endpoint.ErrNotFound, want.GetName(), want.GetGuid())
 	}
 	if err != nil {
 		return err
 	}
+	if err := f.keepTXGAbove(v.CreateTXG); err != nil {
+		return err
+	}
+	lock, err := f.lockState()
+	if err != nil {
+		return err
+	}
+	defer lock.unlock()
+	if err := f.checkUnused(v); err != nil {
+		return err
+	}
+	return f.root.Rename("@"+v.Name, destroyingPath())
+}
+
+// checkUnused refuses a snapshot that is held or is being sent.
+func (f *filesystem) checkUnused(v versionInfo) error {
 	tags, err := f.holds(v.GUID)
 	if err != nil {
 		return err
@@ -258,8 +323,48 @@ func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 	if len(tags) > 0 {
 		return fmt.Errorf("%w: snapshot %s is held by %s", endpoint.ErrFailedPrecondition, v.Name, strings.Join(tags, ", "))
 	}
-	if err := f.keepTXGAbove(v.CreateTXG); err != nil {
+	tree, err := f.openTree(v)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // damaged: nobody can use it
+	}
+	if err != nil {
 		return err
 	}
-	return f.root.Rename(dir, path.Join(metaDir, fmt.Sprintf("%s%016x", destroyingName, v.GUID)))
+	defer tree.Close()
+	if err := flock(tree.fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("%w: snapshot %s is being sent", endpoint.ErrBusy, v.Name)
+	}
+	return nil
+}
+
+// protect makes the holds with this tag those on guids, and opens to's tree, which
+// keeps that snapshot, held or not, from being destroyed until the tree is closed, in
+// this process and all others. from may be nil. Both are still there when it returns
+// without error.
+func (f *filesystem) protect(from *versionInfo, to versionInfo, tag string, guids []uint64) (*treeDir, error) {
+	lock, err := f.lockState()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.unlock()
+	if from != nil {
+		if err := f.checkThere(*from); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.checkThere(to); err != nil {
+		return nil, err
+	}
+	tree, err := f.openTree(to)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(tree.fd, unix.LOCK_SH|unix.LOCK_NB)
+	if err == nil {
+		err = f.changeState(func(s *state) { s.setHolds(tag, guids) })
+	}
+	if err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return tree, nil
 }

@@ -91,14 +91,18 @@ func (w *worker) symlink(e *Entry) error {
 }
 
 // file makes entry i: as in the version before if it is unchanged, else by reading
-// it. One that is gone, or may not be read, is dropped.
+// it. One that is gone, or cannot be read, is dropped.
 func (w *worker) file(ctx context.Context, i int) error {
-	if p := w.b.prev.unchanged(&w.b.entries[i], w.b.records[i]); p >= 0 && !w.b.full {
-		if w.reuse(ctx, i, p) == nil {
-			w.b.entries[i].takeRead(&w.b.prev.manifest.Entries[p])
-			return nil
-		}
+	if p := w.b.unchanged(i); p >= 0 && w.reuse(ctx, i, p) == nil {
+		w.b.entries[i].takeRead(&w.b.prev.manifest.Entries[p])
+	} else if err := w.readOrDrop(ctx, i); err != nil {
+		return err
 	}
+	w.b.progress(i)
+	return nil
+}
+
+func (w *worker) readOrDrop(ctx context.Context, i int) error {
 	err := w.read(ctx, i)
 	switch {
 	case errors.Is(err, errVanished):
@@ -143,6 +147,36 @@ func (w *worker) reuse(ctx context.Context, i, p int) error {
 	return nil
 }
 
+// intact says whether the version before has in its tree, as entry p, what its
+// manifest says. Only a snapshot that is to read everything looks.
+func (w *worker) intact(ctx context.Context, p int) bool {
+	if !w.b.opts.Full {
+		return true
+	}
+	e := &w.b.prev.manifest.Entries[p]
+	d, name, err := w.old.parent(e.Path)
+	if err == nil {
+		err = checkContent(ctx, d, name, e.Hash)
+	}
+	if err != nil && ctx.Err() == nil {
+		w.b.damaged(e.Path)
+	}
+	return err == nil
+}
+
+func checkContent(ctx context.Context, d *treeDir, name string, want Digest) error {
+	f, err := d.openRegular(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := readContent(ctx, f, nil, false)
+	if err == nil && info.Hash != want {
+		err = errContent
+	}
+	return err
+}
+
 // What keeps a single file out of a snapshot.
 var (
 	errVanished   = errors.New("is gone")
@@ -163,12 +197,24 @@ func (w *worker) openSource(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// sourceError sorts the errors that come from a file of the source.
 func sourceError(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
+	case err == nil, exhausted(err):
+		return err
+	case vanished(err):
 		return errVanished
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return fmt.Errorf("%w: %w", errUnreadable, err)
+}
+
+// contentError sorts the errors of storing a file of the source: those of reading
+// come from it, also where a clone of it was read, which has the same blocks; those of
+// writing come from the store, and fail the snapshot.
+func contentError(err error) error {
+	var failed *fs.PathError
+	if errors.As(err, &failed) && (failed.Op == "read" || failed.Op == "seek") {
+		return sourceError(err)
 	}
 	return err
 }
@@ -207,22 +253,42 @@ func (w *worker) attempt(ctx context.Context, i int) (stable bool, err error) {
 	seen := time.Now()
 	before, err := fstat(src)
 	if err != nil {
-		return false, err
+		return false, sourceError(err)
 	}
 	if before.Mode&unix.S_IFMT != unix.S_IFREG {
 		return false, errVanished
 	}
 	w.observe(i, &before, seen)
+	if flushPages(src) != nil { // then a later change may leave no trace
+		w.b.records[i].Racy = true
+	}
 	xattrs, err := readXattrs(src)
 	if err != nil {
-		return false, err
+		return false, sourceError(err)
 	}
 	w.b.entries[i].Xattrs = xattrs
 	if err := w.content(ctx, i, src); err != nil {
 		return false, err
 	}
 	after, err := fstat(src)
-	return err == nil && before.Size == after.Size && before.Mtim == after.Mtim && before.Ctim == after.Ctim, err
+	return err == nil && before.Size == after.Size && before.Mtim == after.Mtim && before.Ctim == after.Ctim, sourceError(err)
+}
+
+// flushPages writes what was written to a file, and not yet to its disk, there. A
+// write through a memory mapping sets the file's times only when it makes a clean page
+// dirty: from here on every write does, those to pages that are dirty now included.
+// It flushes no journal and no disk's cache: 20,000 small files take 0.9 s if they were
+// just written, and 0.06 s otherwise.
+func flushPages(f *os.File) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Type == unix.OVERLAYFS_SUPER_MAGIC { // which passes on no other flush
+		return unix.Fdatasync(int(f.Fd()))
+	}
+	return unix.SyncFileRange(int(f.Fd()), 0, 0,
+		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
 }
 
 func fstat(f *os.File) (unix.Stat_t, error) {
@@ -249,9 +315,9 @@ func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 	if p := w.b.prev.likely(e, w.b.records[i]); p >= 0 {
 		info, err := hashFile(ctx, src)
 		if err != nil {
-			return err
+			return contentError(err)
 		}
-		if w.b.prev.manifest.Entries[p].Hash == info.Hash && w.reuse(ctx, i, p) == nil {
+		if w.b.prev.manifest.Entries[p].Hash == info.Hash && w.intact(ctx, p) && w.reuse(ctx, i, p) == nil {
 			e.setContent(info)
 			return nil
 		}
@@ -262,7 +328,7 @@ func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 	}
 	info, err := w.b.io.ingest(ctx, src, d.root, name)
 	if err != nil {
-		return err
+		return errors.Join(contentError(err), d.remove(name))
 	}
 	e.setContent(info)
 	return d.dress(name, e)
@@ -273,10 +339,12 @@ func (e *Entry) setContent(info contentInfo) {
 }
 
 // dress gives a node of a tree the metadata that it shows there: owners only if we
-// are root, who alone can give files away.
+// are root, who alone can give files away, and if this root can: one of a user
+// namespace has not every owner.
 func (d *treeDir) dress(name string, e *Entry) error {
 	if os.Geteuid() == 0 {
-		if err := d.chown(name, e.UID, e.GID); err != nil {
+		err := d.chown(name, e.UID, e.GID)
+		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 			return err
 		}
 	}
