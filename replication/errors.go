@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -41,14 +42,15 @@ type DivergedError struct {
 	Receiver   []*pdu.FilesystemVersion // all of the receiver's snapshots, oldest first
 }
 
-// Error names the newest versions of both sides.
+// Error names the newest versions of both sides, and the way out.
 func (e *DivergedError) Error() string {
-	common := "no version is on both sides"
+	common, wayOut := "no version is on both sides", ""
 	if e.Common != nil {
 		common = "the newest version on both sides is " + versionName(e.Common)
+		wayOut = "remove from the receiver what it has after that, or "
 	}
-	return fmt.Sprintf("filesystem %q: %v: %s; sender has %s; receiver has %s",
-		e.Filesystem, ErrDiverged, common, newestNames(e.Sender), newestNames(e.Receiver))
+	return fmt.Sprintf("%v: %s; sender has %s; receiver has %s; to go on, %smove the receiver's filesystem out of the way, so that it is sent in full",
+		ErrDiverged, common, newestNames(e.Sender), newestNames(e.Receiver), wayOut)
 }
 
 // Is makes errors.Is find ErrDiverged.
@@ -98,7 +100,7 @@ var transientErrors = []error{
 // permanentErrors are what another attempt cannot change, even where a lost
 // connection is in the chain as well.
 var permanentErrors = []error{
-	ErrProtocol, ErrDiverged, dataconn.ErrProtocol, versionhandshake.ErrVersion,
+	ErrProtocol, ErrDiverged, dataconn.ErrProtocol, versionhandshake.ErrVersion, versionhandshake.ErrBanner,
 	endpoint.ErrNotFound, endpoint.ErrInvalid, endpoint.ErrNoSpace, endpoint.ErrStaleToken,
 	endpoint.ErrPermission, endpoint.ErrUnimplemented, endpoint.ErrFailedPrecondition,
 	syscall.ENOSPC, syscall.EDQUOT,
@@ -117,7 +119,7 @@ func isAny(err error, targets []error) bool {
 // own context lives. An error that crossed the data channel is a text without a code:
 // it may be a filesystem that is busy, so it counts as one that passes.
 func isTransient(err error) bool {
-	if isAny(err, permanentErrors) {
+	if isAny(err, permanentErrors) || isMisconfigured(err) {
 		return false
 	}
 	if isAny(err, transientErrors) {
@@ -131,6 +133,18 @@ func isTransient(err error) bool {
 		return true
 	}
 	return isConnectionError(err) || isRemoteText(err)
+}
+
+// isMisconfigured reports whether connecting failed of what only a person can change: a
+// host that does not exist, or a certificate that one of the two sides does not accept.
+func isMisconfigured(err error) bool {
+	var host *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	var notTLS tls.RecordHeaderError
+	var alert *net.OpError
+	return errors.As(err, &host) && host.IsNotFound ||
+		errors.As(err, &certificate) || errors.As(err, &notTLS) ||
+		errors.As(err, &alert) && alert.Op == "remote error" // which is how crypto/tls shows the peer's alerts
 }
 
 func isConnectionError(err error) bool {

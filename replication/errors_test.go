@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,12 @@ func TestClassification(t *testing.T) {
 		{"unimplemented", endpoint.ErrUnimplemented, false, false},
 		{"a file is missing", &fs.PathError{Op: "open", Err: syscall.ENOENT}, false, false},
 		{"other protocol version", fmt.Errorf("%w: %w", versionhandshake.ErrVersion, io.EOF), false, false},
+		{"no banner", fmt.Errorf("%w: %w", versionhandshake.ErrBanner, io.EOF), false, false},
+		{"no such host", &net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}, false, false},
+		{"name server does not answer", &net.OpError{Op: "dial", Err: &net.DNSError{IsTimeout: true}}, true, false},
+		{"certificate not accepted here", &tls.CertificateVerificationError{Err: errors.New("x")}, false, false},
+		{"certificate not accepted there", &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}, false, false},
+		{"no TLS there", &net.OpError{Op: "read", Err: tls.RecordHeaderError{}}, false, false},
 		{"protocol", ErrProtocol, false, false},
 	}
 	for _, tt := range tests {

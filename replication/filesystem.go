@@ -25,6 +25,7 @@ type filesystem struct {
 	arrive      func()          // closes arrived, once
 	tries       *attempts
 	replan      bool            // the plan is older than the last failure
+	empty       bool            // the sender has no snapshot of it
 	planned     uint64          // moved when the plan was made
 	dropped     map[string]bool // resume tokens that did not fit
 	used        string          // resume token of the step that runs; "": none
@@ -44,8 +45,9 @@ type filesystem struct {
 func newFilesystem(r *run, local, remote *pdu.Filesystem) *filesystem {
 	f := &filesystem{
 		run: r, path: local.GetPath(), placeholder: local.GetIsPlaceholder(), remote: remote,
-		arrived: make(chan struct{}), tries: r.newAttempts(), dropped: map[string]bool{}, state: StatePending,
+		arrived: make(chan struct{}), dropped: map[string]bool{}, state: StatePending,
 	}
+	f.tries = r.newAttempts(r.opts.Logger.With("filesystem", f.path))
 	f.initial = !f.placeholder && !f.isRemote()
 	f.arrive = sync.OnceFunc(func() { close(f.arrived) })
 	return f
@@ -80,13 +82,14 @@ func (f *filesystem) end(ctx context.Context, err error) {
 	if err != nil && ctx.Err() != nil {
 		return
 	}
-	if err != nil {
-		f.run.opts.Logger.Error("replication failed", "filesystem", f.path, "err", err)
-	}
 	f.update(func() {
-		f.state, f.err = StateDone, err
-		if err != nil {
+		switch f.err = err; {
+		case err != nil:
 			f.state = StateFailed
+		case f.empty:
+			f.state = StateEmpty
+		default:
+			f.state = StateDone
 		}
 	})
 }
@@ -168,7 +171,6 @@ func (f *filesystem) decide(ctx context.Context, err error) error {
 		f.note(fmt.Sprintf("resume token dropped: %v", err))
 		return nil
 	}
-	f.run.opts.Logger.Warn("attempt failed", "filesystem", f.path, "transient", isTransient(err), "err", err)
 	return f.tries.again(ctx, err)
 }
 
@@ -191,7 +193,7 @@ func (f *filesystem) plan(ctx context.Context) error {
 		return err
 	}
 	f.note(p.notes...)
-	f.replan, f.planned = false, f.moved.Load()
+	f.replan, f.planned, f.empty = false, f.moved.Load(), p.empty
 	f.update(func() {
 		f.pending = nil
 		for _, s := range p.steps {

@@ -29,6 +29,7 @@ type plannedStep struct {
 type plan struct {
 	steps []plannedStep
 	notes []string
+	empty bool // the sender has no snapshot
 }
 
 // makePlan is the planner: it depends on nothing but its argument, and changes nothing.
@@ -74,7 +75,7 @@ func (p *plan) firstStep(in planInput, sender []*pdu.FilesystemVersion, base *pd
 	}
 	snapshots := snapshotsOf(sender)
 	if len(snapshots) == 0 {
-		p.notef("the sender has no snapshots")
+		p.empty = true
 		return nil, nil
 	}
 	if base != nil {

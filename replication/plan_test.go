@@ -53,10 +53,11 @@ func TestMakePlan(t *testing.T) {
 		resume   *endpoint.ResumeStep
 		want     string
 		note     string
+		empty    bool
 	}{
-		{name: "nothing anywhere", note: "no snapshots"},
-		{name: "nothing to send, receiver has versions", receiver: "@a:1", note: "no snapshots"},
-		{name: "only bookmarks on the sender", sender: "#a:1", note: "no snapshots"},
+		{name: "nothing anywhere", empty: true},
+		{name: "nothing to send, receiver has versions", receiver: "@a:1", empty: true},
+		{name: "only bookmarks on the sender", sender: "#a:1", empty: true},
 		{name: "initial, most recent", sender: "@a:1 @b:2 @c:3", policy: InitialMostRecent, want: ">@c"},
 		{name: "initial, all", sender: "@a:1 @b:2 @c:3", policy: InitialAll, want: ">@a @a>@b @b>@c"},
 		{name: "initial skips bookmarks", sender: "#x:9 @a:1 #y:8", policy: InitialAll, want: ">@a"},
@@ -115,6 +116,9 @@ func TestMakePlan(t *testing.T) {
 			if notes := strings.Join(p.notes, "\n"); (tt.note == "") != (notes == "") || !strings.Contains(notes, tt.note) {
 				t.Errorf("notes are %q, want %q", notes, tt.note)
 			}
+			if p.empty != tt.empty {
+				t.Errorf("empty is %v", p.empty)
+			}
 		})
 	}
 }
@@ -172,7 +176,7 @@ func TestDivergedErrorListsBothSides(t *testing.T) {
 	if len(diverged.Sender) != 2 || len(diverged.Receiver) != 2 || diverged.Common.GetName() != "a" || diverged.Filesystem != "docs" {
 		t.Errorf("error is %+v", diverged)
 	}
-	for _, part := range []string{`"docs"`, "both sides is @a", "sender has @a (guid 0000000000000001), @b", "receiver has @a", "@x (guid 0000000000000007)"} {
+	for _, part := range []string{"both sides is @a", "sender has @a (guid 0000000000000001), @b", "receiver has @a", "@x (guid 0000000000000007)", "to go on, remove from the receiver"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("message %q lacks %q", err, part)
 		}
@@ -182,7 +186,8 @@ func TestDivergedErrorListsBothSides(t *testing.T) {
 		fmt.Fprintf(&many, "@v%d:%d ", i, i+1)
 	}
 	_, err = makePlan(planInput{filesystem: "docs", sender: versions(many.String()), receiver: versions("@x:777")})
-	if !strings.Contains(err.Error(), "90 older, @v90") || !strings.Contains(err.Error(), "no version is on both sides") {
+	if !strings.Contains(err.Error(), "90 older, @v90") || !strings.Contains(err.Error(), "no version is on both sides") ||
+		!strings.Contains(err.Error(), "to go on, move the receiver's filesystem out of the way") {
 		t.Errorf("message is %q", err)
 	}
 }

@@ -43,7 +43,7 @@ func (f *filesystem) addTo(p *Progress) {
 	p.Bytes += moved
 	p.Expected += moved
 	switch f.state {
-	case StateDone:
+	case StateDone, StateEmpty:
 		p.Done++
 	case StateFailed:
 		p.Failed++

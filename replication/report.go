@@ -11,14 +11,17 @@ type State string
 
 // The states of a filesystem.
 const (
-	StatePending State = "pending" // not all steps were taken: a dry run, or the context ended
-	StateDone    State = "done"    // the receiver has all that the sender has
-	StateFailed  State = "failed"  // Error says why; the steps in Steps were taken nevertheless
+	StatePending State = "pending"     // not all steps were taken: a dry run, or the context ended
+	StateDone    State = "done"        // the receiver has all that the sender has
+	StateEmpty   State = "no_snapshot" // the sender has no snapshot of it
+	StateFailed  State = "failed"      // Error says why; the steps in Steps were taken nevertheless
 )
 
-// Report is what one Run did, or with DryRun would do. It can be marshaled as JSON.
+// Report is what one Run did, or with DryRun would do. It can be marshaled as JSON, in
+// which empty lists are [].
 type Report struct {
-	// Filesystems that were planned, parents before children.
+	// Filesystems that were planned, parents before children. The sender's placeholders
+	// are among them only if they have an error.
 	Filesystems []FilesystemReport `json:"filesystems"`
 	// Error is why the run as a whole ended early. "": it did not.
 	Error string `json:"error,omitempty"`
@@ -31,15 +34,15 @@ type FilesystemReport struct {
 	Filesystem string `json:"filesystem"`
 	State      State  `json:"state"`
 	// Steps that the receiver has and the sender knows of, in order.
-	Steps []StepReport `json:"steps,omitempty"`
+	Steps []StepReport `json:"steps"`
 	// Pending are steps that were planned and not completed, in order.
-	Pending []PendingStep `json:"pending,omitempty"`
+	Pending []PendingStep `json:"pending"`
 	// Bytes handed to the receiver, those of failed attempts included.
 	Bytes uint64 `json:"bytes"`
 	// Failures counts attempts that failed, whether or not a later one succeeded.
-	Failures int `json:"failures,omitempty"`
+	Failures int `json:"failures"`
 	// Notes tell what is no error and not as usual: a dropped resume token, for one.
-	Notes []string `json:"notes,omitempty"`
+	Notes []string `json:"notes"`
 	Error string   `json:"error,omitempty"`
 
 	err error
@@ -89,7 +92,9 @@ func (r *run) report() *Report {
 	defer r.mu.Unlock()
 	rep := &Report{Filesystems: make([]FilesystemReport, 0, len(r.filesystems)), Error: text(r.err), err: r.err}
 	for _, f := range r.filesystems {
-		rep.Filesystems = append(rep.Filesystems, f.report())
+		if !f.placeholder || f.err != nil {
+			rep.Filesystems = append(rep.Filesystems, f.report())
+		}
 	}
 	return rep
 }
@@ -97,8 +102,8 @@ func (r *run) report() *Report {
 // report is the filesystem's part; run.mu is held.
 func (f *filesystem) report() FilesystemReport {
 	rep := FilesystemReport{
-		Filesystem: f.path, State: f.state, Steps: f.done, Bytes: f.moved.Load(),
-		Failures: f.failures, Notes: f.notes, Error: text(f.err), err: f.err,
+		Filesystem: f.path, State: f.state, Steps: append([]StepReport{}, f.done...), Pending: []PendingStep{},
+		Bytes: f.moved.Load(), Failures: f.failures, Notes: append([]string{}, f.notes...), Error: text(f.err), err: f.err,
 	}
 	for _, s := range f.pending {
 		rep.Pending = append(rep.Pending, PendingStep{

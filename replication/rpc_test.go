@@ -42,7 +42,7 @@ func prepared() *synth.Source {
 
 func checkResumed(t *testing.T, rep *Report) {
 	t.Helper()
-	f := rep.Filesystems[1]
+	f := rep.Filesystems[0]
 	if steps(f) != ">@one+ @one>@two" || f.Bytes > 4_001_000 {
 		t.Errorf("report is %+v", f)
 	}

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -63,13 +64,12 @@ func (r *run) do(ctx context.Context) {
 // prepare lists and plans all filesystems.
 func (r *run) prepare(ctx context.Context) error {
 	var list []*filesystem
-	tries := r.newAttempts()
+	tries := r.newAttempts(r.opts.Logger)
 	for {
 		var err error
 		if list, err = r.list(ctx); err == nil {
 			break
 		}
-		r.opts.Logger.Warn("listing filesystems failed", "err", err)
 		if err := tries.again(ctx, err); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func listFilesystems(ctx context.Context, side string, e endpoint.Endpoint) (map
 func linkParents(list []*filesystem) {
 	byPath := map[string]*filesystem{}
 	for _, f := range list {
-		if !f.initial || f.state == StateDone {
+		if !f.initial || f.state == StateDone || f.state == StateEmpty {
 			continue
 		}
 		byPath[f.path] = f
@@ -193,11 +193,12 @@ func each[T any](limit int, items []T, fn func(T)) {
 type attempts struct {
 	max     int
 	backoff Backoff
+	logger  *slog.Logger
 	failed  int
 }
 
-func (r *run) newAttempts() *attempts {
-	return &attempts{max: r.opts.Attempts, backoff: r.opts.Backoff}
+func (r *run) newAttempts(logger *slog.Logger) *attempts {
+	return &attempts{max: r.opts.Attempts, backoff: r.opts.Backoff, logger: logger}
 }
 
 // again returns nil, after a pause, if what failed with err is worth another
@@ -212,7 +213,9 @@ func (a *attempts) again(ctx context.Context, err error) error {
 	if err := a.count(err); err != nil {
 		return err
 	}
-	timer := time.NewTimer(a.backoff.after(a.failed))
+	pause := a.backoff.after(a.failed)
+	a.logger.Warn("trying again", "attempt", fmt.Sprintf("%d of %d", a.failed, a.max), "pause", pause.Round(time.Millisecond), "err", err)
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

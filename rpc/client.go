@@ -96,7 +96,8 @@ func (c *Client) dialOptions() []grpc.DialOption {
 }
 
 // Close ends the calls and streams that run, with net.ErrClosed in the chain of
-// their errors, and both channels. Calling it again does nothing.
+// their errors, and both channels. It does not wait for a stream given to Receive
+// that blocks in Read. Calling it again does nothing.
 func (c *Client) Close() error { return c.close() }
 
 func (c *Client) closeBoth() error {
@@ -250,7 +251,8 @@ func (c *Client) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.R
 }
 
 // Receive implements endpoint.Receiver. A panic of the stream's Read, which runs in
-// another goroutine than the caller's, becomes an error.
+// another goroutine than the caller's, becomes an error. If Receive fails while a Read
+// blocks, it leaves that Read behind after a second: the stream's owner ends it.
 func (c *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	c.counters.dataRequests.Add(1)
 	return c.data.Receive(ctx, req, &countedReader{stream, &c.counters, c.logger})

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/transportmux"
 )
 
 // sentinelCodes tells how the sentinels cross the control channel, both ways.
@@ -99,7 +100,11 @@ type callError struct {
 	cause  error // nil: the status says all that is known
 }
 
+// Error leaves out what gRPC makes of a connection that did not come about.
 func (e *callError) Error() string {
+	if dial := (*transportmux.DialError)(nil); errors.As(e.cause, &dial) {
+		return fmt.Sprintf("%s: cannot connect: %v", e.method, dial)
+	}
 	return fmt.Sprintf("%s: %s: %s", e.method, e.status.Code(), e.status.Message())
 }
 
@@ -119,6 +124,8 @@ func newCallError(ctx context.Context, method string, err error, closed bool, co
 		e.cause = net.ErrClosed
 	case e.status.Code() == codes.Unavailable:
 		e.cause = connecting
+	case e.status.Code() == codes.DeadlineExceeded: // the server's clock was faster
+		e.cause = context.DeadlineExceeded
 	default:
 		e.cause = sentinelOf(e.status)
 	}

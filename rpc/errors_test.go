@@ -74,6 +74,14 @@ func TestErrorsCrossTwoServers(t *testing.T) {
 	}
 }
 
+// A call that took too long says so, whichever end noticed it first.
+func TestServerNoticesDeadlineFirst(t *testing.T) {
+	err := newCallError(t.Context(), "SendDry", status.Error(codes.DeadlineExceeded, "stream terminated"), false, nil)
+	if status.Code(err) != codes.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error is %v", err)
+	}
+}
+
 // gRPC's own statuses of these codes are no endpoint's answers.
 func TestCodesOfLibraryAreNoSentinels(t *testing.T) {
 	for _, code := range []codes.Code{codes.OK, codes.Unknown, codes.Internal, codes.Unavailable, codes.ResourceExhausted, 99} {

@@ -166,18 +166,12 @@ func (h *dataHandler) Send(ctx context.Context, req *pdu.SendReq) (res *pdu.Send
 			return unimplemented("Send")
 		}
 		res, stream, err = sender.Send(ctx, req)
-		if err == nil && stream == nil {
-			err = fmt.Errorf("the endpoint returned no stream for %s", req.GetFilesystem())
-		}
 		return err
 	})
-	if err != nil {
-		if stream != nil {
-			_ = stream.Close() // an endpoint that breaks its contract must not leak
-		}
-		return nil, nil, err
+	if stream != nil { // dataconn refuses none, and closes one that comes with an error
+		stream = &guardedStream{stream, h.server.logger.With("client", h.client, "call", "Send")}
 	}
-	return res, &guardedStream{stream, h.server.logger.With("client", h.client, "call", "Send")}, nil
+	return res, stream, err
 }
 
 // Receive implements dataconn.Handler.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"github.com/dualrepl/dualrepl/transport"
@@ -18,18 +19,35 @@ type Conn struct {
 	Peer           versionhandshake.Peer // what the peer's banner said
 }
 
+// A DialError is why Dial failed, with the error of the Connecter, of
+// versionhandshake.Do or of the connection in its chain.
+type DialError struct {
+	Peer net.Addr // who answered; nil: there was no connection
+	Err  error
+}
+
+// Error names the peer, if one answered.
+func (e *DialError) Error() string {
+	if e.Peer == nil {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("%s: %v", e.Peer, e.Err)
+}
+
+// Unwrap is for errors.Is and errors.As.
+func (e *DialError) Unwrap() error { return e.Err }
+
 // Dial connects, does the version handshake and sends label. It ends early when
-// ctx does. The caller closes the Conn. Errors are those of the Connecter and of
-// versionhandshake.Do.
+// ctx does. The caller closes the Conn. The error is a *DialError.
 func Dial(ctx context.Context, c transport.Connecter, label string) (*Conn, error) {
 	wire, err := c.Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, &DialError{Err: err}
 	}
 	conn := &Conn{Wire: wire}
 	if err := conn.introduce(ctx, label); err != nil {
 		_ = wire.Close() // the first error is what matters
-		return nil, fmt.Errorf("%s: %w", wire.RemoteAddr(), err)
+		return nil, &DialError{Peer: wire.RemoteAddr(), Err: err}
 	}
 	return conn, nil
 }

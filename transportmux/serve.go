@@ -2,6 +2,7 @@ package transportmux
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -143,14 +144,29 @@ func (s *server) setUp(ctx context.Context, p transport.Pending) (conn *Conn, ha
 }
 
 // logRefused warns of what somebody should look at: a client that is configured
-// wrongly. Everything else is what ports are used to.
+// wrongly, or not at all. Everything else is what ports are used to.
 func (s *server) logRefused(ctx context.Context, p transport.Pending, err error) {
 	if ctx.Err() != nil {
 		return // we are ending, the client is not to blame
 	}
-	level := slog.LevelInfo
-	if errors.Is(err, transport.ErrPermission) || errors.Is(err, versionhandshake.ErrVersion) {
-		level = slog.LevelWarn
+	client := p.RemoteAddr().String()
+	if hint := hintFor(err); hint != "" {
+		s.logger.Warn("client rejected", "client", client, "error", err, "hint", hint)
+		return
 	}
-	s.logger.Log(ctx, level, "connection refused", "client", p.RemoteAddr().String(), "error", err)
+	s.logger.Info("connection refused", "client", client, "error", err)
+}
+
+// hintFor is what to do if the client should have been let in; "" if there is nothing.
+func hintFor(err error) string {
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case errors.Is(err, transport.ErrPermission):
+		return "if it may connect, add it to `clients` (tcp) or `client_cns` (tls) of the job that serves"
+	case errors.As(err, &untrusted):
+		return "if it may connect, its certificate has to be signed by the authority in `ca` of the job that serves"
+	case errors.Is(err, versionhandshake.ErrVersion):
+		return "update the older of the two sides"
+	}
+	return ""
 }

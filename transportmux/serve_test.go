@@ -271,6 +271,89 @@ func TestRefusedClients(t *testing.T) {
 	}
 }
 
+// TestRejectedClients: the log names the client and what to configure; the client
+// learns that somebody was there.
+func TestRejectedClients(t *testing.T) {
+	for name, test := range map[string]struct {
+		newPair func(t *testing.T) (transport.Listener, transport.Connecter)
+		want    []string
+	}{
+		"tcp":              {tcpStranger, []string{"client=127.0.0.1:", "no entry of the client map", "hint=", "`clients`"}},
+		"tls, common name": {tlsStranger(false), []string{"client=127.0.0.1:", "mallory", "`client_cns`"}},
+		"tls, authority":   {tlsStranger(true), []string{"client=127.0.0.1:", "x509", "`ca`"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, c := test.newPair(t)
+			log := make(records, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() {
+				opts := transportmux.ServeOptions{Logger: slog.New(slog.NewTextHandler(log, nil))}
+				served <- transportmux.Serve(ctx, l, greeters, opts)
+			}()
+			_, err := transportmux.Dial(t.Context(), c, transportmux.LabelData)
+			var dial *transportmux.DialError
+			if !errors.As(err, &dial) || dial.Peer == nil {
+				t.Errorf("Dial: %v, want a DialError with the peer", err)
+			}
+			record := <-log
+			for _, want := range append(test.want, `level=WARN msg="client rejected"`) {
+				if !strings.Contains(record, want) {
+					t.Errorf("the log lacks %s:\n%s", want, record)
+				}
+			}
+			cancel()
+			if err := <-served; err != nil {
+				t.Errorf("Serve: %v", err)
+			}
+		})
+	}
+}
+
+// records gets the text of each log record.
+type records chan string
+
+func (r records) Write(p []byte) (int, error) {
+	r <- string(p)
+	return len(p), nil
+}
+
+func tcpStranger(t *testing.T) (transport.Listener, transport.Connecter) {
+	clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.2": "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tcp.Listen(t.Context(), "127.0.0.1:0", clients)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, tcp.NewConnecter(l.Addr().String())
+}
+
+// tlsStranger is a client that is not on the list, or one of another authority.
+func tlsStranger(foreign bool) func(t *testing.T) (transport.Listener, transport.Connecter) {
+	return func(t *testing.T) (transport.Listener, transport.Connecter) {
+		dir, authority := t.TempDir(), transporttest.NewAuthority(t)
+		var server, client tls.Files
+		server.CA, server.Cert, server.Key = authority.Issue(t, dir, "server")
+		ca, issuer, name := server.CA, authority, "mallory"
+		if foreign {
+			issuer, name = transporttest.NewAuthority(t), "alice"
+		}
+		_, client.Cert, client.Key = issuer.Issue(t, t.TempDir(), name)
+		client.CA = ca
+		l, err := tls.Listen(t.Context(), "127.0.0.1:0", server, []string{"alice"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := tls.NewConnecter(l.Addr().String(), "server", client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, c
+	}
+}
+
 func say(text string) func(net.Conn) error {
 	return func(conn net.Conn) error {
 		_, err := io.WriteString(conn, text)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -34,26 +35,18 @@ cursors, which have no files.`,
 		}
 		results := make([]listResult, len(jobs))
 		for i, job := range jobs {
-			if results[i], err = newListResult(job); err != nil {
-				return err
-			}
+			var listErr error
+			results[i], listErr = newListResult(job)
+			err = errors.Join(err, listErr)
 		}
-		if *asJSON {
-			return printJSON(cmd.OutOrStdout(), results)
-		}
-		for _, r := range results {
-			if err := printList(cmd.OutOrStdout(), r); err != nil {
-				return err
-			}
-		}
-		return nil
+		return firstError(err, printLists(cmd.OutOrStdout(), results, *asJSON))
 	}
 	return cmd
 }
 
 // jobs are the one that is named, or all.
 func (a *app) jobs(stderr io.Writer, args []string) ([]*daemon.Job, error) {
-	logger := foregroundLogger(stderr)
+	logger := terminal.NewLogger(stderr)
 	if len(args) > 0 {
 		job, err := a.job(args[0], logger)
 		return []*daemon.Job{job}, err
@@ -71,6 +64,7 @@ type listResult struct {
 	Type        string           `json:"type"`
 	Store       string           `json:"store"`
 	Filesystems []listFilesystem `json:"filesystems"`
+	Error       string           `json:"error,omitempty"` // not empty: it could not be listed
 }
 
 type listFilesystem struct {
@@ -91,6 +85,9 @@ type listVersion struct {
 func newListResult(job *daemon.Job) (listResult, error) {
 	r := listResult{Job: job.Name(), Type: job.Type(), Store: job.Store(), Filesystems: []listFilesystem{}}
 	list, err := job.List()
+	if err != nil {
+		r.Error = err.Error()
+	}
 	for _, fs := range list {
 		item := listFilesystem{Name: fs.Name, Versions: []listVersion{}}
 		for _, v := range fs.Versions {
@@ -115,14 +112,33 @@ func newListVersion(v dir.StoredVersion) listVersion {
 // separators stand between a filesystem and its version, by the version's type.
 var separators = map[string]string{"snapshot": "@", "bookmark": "#"}
 
+// printLists leaves out what could not be listed, which the error tells.
+func printLists(w io.Writer, results []listResult, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, results)
+	}
+	for _, r := range results {
+		if r.Error != "" {
+			continue
+		}
+		if err := printList(w, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func printList(w io.Writer, r listResult) error {
-	fmt.Fprintf(w, "%s (%s, %s)\n", r.Job, r.Type, r.Store)
+	fmt.Fprintf(w, "%s (%s, %s)\n", r.Job, r.Type, terminal.Printable(r.Store))
 	if len(r.Filesystems) == 0 {
-		_, err := fmt.Fprintln(w, "  no versions yet")
+		_, err := fmt.Fprintln(w, "  no filesystems yet")
 		return err
 	}
 	rows := [][]string{{"  VERSION", "CREATED", "FILES", "SIZE", "GUID"}}
 	for _, fs := range r.Filesystems {
+		if len(fs.Versions) == 0 {
+			rows = append(rows, []string{"  " + fs.Name, "no version yet"})
+		}
 		for _, v := range fs.Versions {
 			rows = append(rows, versionRow(fs.Name, v))
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -16,13 +17,16 @@ import (
 
 	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/internal/daemon"
+	"github.com/dualrepl/dualrepl/internal/terminal"
 )
 
 // Exit codes.
 const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2 // wrong usage or a bad configuration: nothing was tried
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2   // wrong usage or a bad configuration: nothing was tried
+	exitIncomplete  = 3   // done, except for what the command has listed
+	exitInterrupted = 130 // by SIGINT or SIGTERM; as a shell reports a program that SIGINT ended
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -44,8 +48,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
+	if wayOn := cmd.Annotations[wayOn]; wayOn != "" && ctx.Err() != nil {
+		fmt.Fprintln(stderr, "dualrepl: interrupted:", wayOn)
+		return exitInterrupted
+	}
 	return a.report(stderr, cmd, err)
 }
+
+// wayOn is the annotation of commands that a signal interrupts: how to go on after that.
+const wayOn = "interrupted"
 
 // app is what the commands have in common.
 type app struct {
@@ -60,7 +71,12 @@ func newRoot(a *app) *cobra.Command {
 		Long: `dualrepl replicates versioned data from an active side to a passive side: planning
 goes over a control channel, bulk data over a data channel.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or a bad configuration.`,
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage or a bad configuration: nothing was tried
+  3    done, but incomplete: what was left out or could not be applied is listed
+  130  interrupted by SIGINT or SIGTERM (the daemon ends with 0 then)`,
 		Example: `  # see it work, on a directory of yours, which is only read
   dualrepl quickstart ~/documents
 
@@ -69,9 +85,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a bad configuration.`,
 		SilenceErrors:     true, // run reports them, once
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		PersistentPreRun:  func(*cobra.Command, []string) { a.started = true },
+		PersistentPreRunE: a.start,
+		Version:           readVersion().String(),
 	}
-	root.PersistentFlags().StringVar(&a.configFile, "config", config.DefaultPath, "configuration `FILE`")
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.PersistentFlags().StringVar(&a.configFile, "config", config.DefaultPath, "read the configuration from `FILE`")
 	root.AddCommand(
 		newQuickstartCommand(), newDaemonCommand(a), newConfigcheckCommand(a),
 		newSnapshotCommand(a), newReplicateCommand(a),
@@ -80,23 +98,38 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or a bad configuration.`,
 	return root
 }
 
+// start is called before every command, once its arguments are known to be well.
+func (a *app) start(*cobra.Command, []string) error {
+	if a.configFile == "" {
+		return errors.New("--config names no file")
+	}
+	a.started = true
+	return nil
+}
+
 // report prints an error once, and returns the exit code that it deserves.
 func (a *app) report(stderr io.Writer, cmd *cobra.Command, err error) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintln(stderr, "dualrepl:", line)
+		fmt.Fprintln(stderr, "dualrepl:", terminal.Printable(line))
 	}
 	if !a.started {
 		fmt.Fprintf(stderr, "Run '%s --help' for its usage.\n", cmd.CommandPath())
 		return exitUsage
 	}
-	if errors.Is(err, errConfig) || errors.Is(err, errUsage) || errors.Is(err, daemon.ErrJob) {
+	switch {
+	case errors.Is(err, errConfig), errors.Is(err, errUsage), errors.Is(err, daemon.ErrJob):
 		return exitUsage
+	case errors.Is(err, errIncomplete):
+		return exitIncomplete
 	}
 	return exitFailed
 }
 
 // errUsage marks a command line that turned out to be wrong when it was looked at closely.
 var errUsage = errors.New("wrong usage")
+
+// errIncomplete marks what was done, except for something.
+var errIncomplete = errors.New("incomplete")
 
 // errConfig marks a configuration that cannot be used.
 var errConfig = errors.New("bad configuration")
@@ -134,12 +167,6 @@ func (a *app) job(name string, logger *slog.Logger) (*daemon.Job, error) {
 	return job, nil
 }
 
-// foregroundLogger writes what a command that talks to a person should not keep to
-// itself: retries, notes, dropped tokens.
-func foregroundLogger(w io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn}))
-}
-
 // arguments wants an argument for each name; those in brackets may be left out.
 func arguments(names ...string) cobra.PositionalArgs {
 	least := len(names)
@@ -152,6 +179,13 @@ func arguments(names ...string) cobra.PositionalArgs {
 			return fmt.Errorf("%s is missing", names[len(args)])
 		case len(args) > len(names):
 			return fmt.Errorf("%q is one argument too many", args[len(names)])
+		}
+		if i := slices.Index(args, ""); i >= 0 {
+			name := names[i]
+			if i >= least {
+				name = strings.Trim(name, "[]")
+			}
+			return fmt.Errorf("%s is empty", name)
 		}
 		return nil
 	}

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+
+	"github.com/dualrepl/dualrepl/internal/terminal"
 )
 
 // addJSONFlag gives the command --json.
@@ -24,11 +26,15 @@ func printJSON(w io.Writer, v any) error {
 	return encoder.Encode(v)
 }
 
-// printTable prints rows of cells in aligned columns.
+// printTable prints rows of cells, which may hold any text, in aligned columns.
 func printTable(w io.Writer, rows [][]string) error {
 	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, row := range rows {
-		fmt.Fprintln(table, strings.Join(row, "\t"))
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = terminal.Printable(cell)
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
 	}
 	return table.Flush()
 }
@@ -48,14 +54,15 @@ func counted[N ~int | ~int64 | ~uint64](n N, noun string) string {
 // shownAtMost bounds the lines of a list for people; --json has them all.
 const shownAtMost = 10
 
-// printSome prints a heading and the first lines of a list, and nothing for an empty one.
+// printSome prints a heading and the first lines of a list, which may hold any text, and
+// nothing for an empty one.
 func printSome(w io.Writer, heading string, lines []string) {
 	if len(lines) == 0 {
 		return
 	}
 	fmt.Fprintln(w, heading)
 	for _, line := range lines[:min(len(lines), shownAtMost)] {
-		fmt.Fprintln(w, " ", line)
+		fmt.Fprintln(w, " ", terminal.Printable(line))
 	}
 	if more := len(lines) - shownAtMost; more > 0 {
 		fmt.Fprintf(w, "  and %d more (--json lists them all)\n", more)

@@ -27,14 +27,17 @@ sample of some thousand files is made.
 Everything is written to one new directory (--dir): certificates, two configuration
 files that you can go on with, the sender's store, what the receiver has, the scratch
 copy and the restored version, about five times the size of DIR where the file system
-cannot clone files. By default it lies in $TMPDIR or, without that, in /var/tmp.`,
+cannot clone files. By default it lies in $TMPDIR or, without that, in /var/tmp.
+
+What could not be read, or changed meanwhile, is listed, and the exit code is 3.`,
 		Example: `  dualrepl quickstart
   dualrepl quickstart ~/documents
   dualrepl quickstart /usr/share --rm`,
-		Args: arguments("[DIR]"),
+		Args:        arguments("[DIR]"),
+		Annotations: map[string]string{wayOn: "run it again to begin anew"},
 	}
 	work := cmd.Flags().String("dir", "", "write everything to `WORK`, which is new or empty")
-	remove := cmd.Flags().Bool("rm", false, "remove all that was written when it is over")
+	remove := cmd.Flags().Bool("rm", false, "remove all that was written when it is over, --dir too if it is new")
 	asJSON := addJSONFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return runQuickstart(cmd, append(args, "")[0], *work, *remove, *asJSON)
@@ -51,39 +54,66 @@ func runQuickstart(cmd *cobra.Command, source, work string, remove, asJSON bool)
 	defer bars.Close()
 	result, err := quickstart.Run(cmd.Context(), quickstart.Options{
 		Source: source, Work: work, Remove: remove, Program: program,
-		Step:     func(text string) { fmt.Fprintln(bars, "==>", text) },
-		Progress: newFollower(bars).follow,
-		Logger:   foregroundLogger(bars),
+		Step:      func(text string) { fmt.Fprintln(bars, "==>", terminal.Printable(text)) },
+		Snapshots: oneAfterAnother(bars),
+		Progress:  newFollower(bars).follow,
+		Logger:    terminal.NewLogger(bars),
 	})
 	bars.Close()
 	if err != nil {
-		return withPlace(err, result.Work, remove)
+		printPlace(cmd.ErrOrStderr(), result.Work, remove)
+		return err
 	}
+	print := printTour
 	if asJSON {
-		return printJSON(cmd.OutOrStdout(), result)
+		print = func(w io.Writer, r *quickstart.Result, _ bool) error { return printJSON(w, r) }
 	}
-	return printTour(cmd.OutOrStdout(), result, remove)
+	return firstError(print(cmd.OutOrStdout(), result, remove), incompleteTour(result))
 }
 
-// withPlace tells where a failed tour left what it wrote.
-func withPlace(err error, work string, removed bool) error {
-	switch {
-	case err == nil || work == "":
-		return err
-	case removed:
-		return fmt.Errorf("%w\nwhat was written to %s is removed", err, work)
+// incompleteTour is errIncomplete if something was left out. Sockets always are.
+func incompleteTour(r *quickstart.Result) error {
+	if len(r.Left) == 0 {
+		return nil
 	}
-	return fmt.Errorf("%w\nwhat was written is still in %s, for a look", err, work)
+	return marked{fmt.Errorf("%s is replicated except for %s", r.Source, counted(len(r.Left), "entry")), errIncomplete}
+}
+
+// printPlace tells where a tour that did not come to its end left what it wrote.
+func printPlace(w io.Writer, work string, removed bool) {
+	switch {
+	case work == "":
+	case removed:
+		fmt.Fprintln(w, "what was written to", terminal.Printable(work), "is removed")
+	default:
+		fmt.Fprintln(w, "what was written is still in", terminal.Printable(work)+", for a look")
+	}
+}
+
+// headline says how much of the directory was replicated.
+func headline(r *quickstart.Result) string {
+	var except []string
+	if n := len(r.Left); n > 0 {
+		except = append(except, counted(n, "entry")+" (no permission, or changed meanwhile)")
+	}
+	if r.Sockets > 0 {
+		except = append(except, counted(r.Sockets, "socket"))
+	}
+	if len(except) == 0 {
+		return "Everything in " + r.Source + " is replicated"
+	}
+	return "Everything in " + r.Source + " is replicated except for " + strings.Join(except, " and ")
 }
 
 func printTour(w io.Writer, r *quickstart.Result, removed bool) error {
-	fmt.Fprintf(w, "\n%s is replicated, and the newest version restored from the passive side is equal\n", r.Source)
-	fmt.Fprintf(w, "to what was sent: %s compared in content and every attribute.\n\n", counted(r.Compared, "entry"))
+	fmt.Fprintf(w, "\n%s.\n", terminal.Printable(headline(r)))
+	fmt.Fprintf(w, "The newest version, restored from the passive side, is equal to what was sent:\n")
+	fmt.Fprintf(w, "%s compared in content and every attribute.\n\n", counted(r.Compared, "entry"))
 	if err := printTransfers(w, r); err != nil {
 		return err
 	}
 	printSome(w, "\nChanged in the scratch copy, for the incremental one:", r.Changes)
-	printSome(w, "\nNot replicated as it is (no permission, or it changed meanwhile):", r.Left)
+	printSome(w, "\nNot replicated as it is:", r.Left)
 	printSome(w, "\nNotes:", r.Notes)
 	if removed {
 		fmt.Fprintf(w, "\nEverything that was written to %s is removed.\n", r.Work)

@@ -4,23 +4,47 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/dualrepl/dualrepl/internal/quickstart"
 )
 
-// TestWithPlace: a failure tells what became of the files that it left.
-func TestWithPlace(t *testing.T) {
-	broken := errors.New("broken")
+// TestPrintPlace: a failure tells what became of the files that it left.
+func TestPrintPlace(t *testing.T) {
 	for _, tc := range []struct {
 		work    string
 		removed bool
 		want    string
 	}{
-		{"", false, "broken"},
-		{"/w", false, "broken\nwhat was written is still in /w, for a look"},
-		{"/w", true, "broken\nwhat was written to /w is removed"},
+		{"", false, ""},
+		{"/w", false, "what was written is still in /w, for a look\n"},
+		{"/w", true, "what was written to /w is removed\n"},
 	} {
-		err := withPlace(broken, tc.work, tc.removed)
-		if !errors.Is(err, broken) || err.Error() != tc.want {
-			t.Errorf("%q, want %q", err, tc.want)
+		var b strings.Builder
+		printPlace(&b, tc.work, tc.removed)
+		if b.String() != tc.want {
+			t.Errorf("%q, want %q", &b, tc.want)
+		}
+	}
+}
+
+// TestHeadline: what was left out is not passed over.
+func TestHeadline(t *testing.T) {
+	for _, tc := range []struct {
+		left    []string
+		sockets int
+		want    string
+	}{
+		{nil, 0, "Everything in /d is replicated"},
+		{nil, 2, "Everything in /d is replicated except for 2 sockets"},
+		{[]string{"a"}, 0, "Everything in /d is replicated except for 1 entry (no permission, or changed meanwhile)"},
+		{[]string{"a", "b"}, 1, "Everything in /d is replicated except for 2 entries (no permission, or changed meanwhile) and 1 socket"},
+	} {
+		r := &quickstart.Result{Source: "/d", Left: tc.left, Sockets: tc.sockets}
+		if got := headline(r); got != tc.want {
+			t.Errorf("%q, want %q", got, tc.want)
+		}
+		if err := incompleteTour(r); errors.Is(err, errIncomplete) != (len(tc.left) > 0) {
+			t.Errorf("%d left out: error is %v", len(tc.left), err)
 		}
 	}
 }
@@ -34,39 +58,6 @@ func TestQuote(t *testing.T) {
 	} {
 		if got := quote(path); got != want {
 			t.Errorf("quote(%q) = %q, want %q", path, got, want)
-		}
-	}
-}
-
-func TestCounted(t *testing.T) {
-	for want, got := range map[string]string{
-		"0 files":   counted(0, "file"),
-		"1 entry":   counted(1, "entry"),
-		"2 entries": counted(2, "entry"),
-	} {
-		if got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
-	}
-}
-
-// TestPrintSome: a long list is cut, and says so.
-func TestPrintSome(t *testing.T) {
-	var b strings.Builder
-	printSome(&b, "Heading:", nil)
-	if b.Len() > 0 {
-		t.Errorf("printed %q for nothing", b.String())
-	}
-	printSome(&b, "Heading:", make([]string, shownAtMost+2))
-	if got := b.String(); strings.Count(got, "\n") != shownAtMost+2 || !strings.Contains(got, "and 2 more") {
-		t.Errorf("printed %q", got)
-	}
-}
-
-func TestEscaped(t *testing.T) {
-	for path, want := range map[string]string{"täglich": "täglich", "\xff\"": `\xff\"`} {
-		if got := escaped(path); got != want {
-			t.Errorf("escaped(%q) = %q, want %q", path, got, want)
 		}
 	}
 }

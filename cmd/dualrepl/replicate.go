@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/internal/daemon"
 	"github.com/dualrepl/dualrepl/internal/terminal"
 	"github.com/dualrepl/dualrepl/replication"
@@ -17,18 +19,20 @@ func newReplicateCommand(a *app) *cobra.Command {
 		Use:   "replicate JOB",
 		Short: "Replicate a push or pull job once, in the foreground",
 		Long: `Replicates what the sender has and the receiver does not, once, with a progress bar on
-a terminal. It takes no snapshot (see dualrepl snapshot) and may run beside the daemon.
+a terminal. It takes no snapshot (see dualrepl snapshot), and fails if there is none. It
+may run beside the daemon.
 
 When it is interrupted, the next replication goes on where this one stopped.`,
 		Example: `  dualrepl snapshot docs && dualrepl replicate docs
   dualrepl replicate docs --json | jq .channels`,
-		Args: arguments("JOB"),
+		Args:        arguments("JOB"),
+		Annotations: map[string]string{wayOn: "run it again to go on where it stopped"},
 	}
 	asJSON := addJSONFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		bars := terminal.NewProgress(cmd.ErrOrStderr())
 		defer bars.Close()
-		job, err := a.job(args[0], foregroundLogger(bars))
+		job, err := a.job(args[0], terminal.NewLogger(bars))
 		if err != nil {
 			return err
 		}
@@ -37,7 +41,7 @@ When it is interrupted, the next replication goes on where this one stopped.`,
 		if result == nil {
 			return err
 		}
-		return firstError(err, printReplication(cmd.OutOrStdout(), result, *asJSON))
+		return firstError(err, printReplication(cmd.OutOrStdout(), result, *asJSON), noSnapshotError(job, result))
 	}
 	return cmd
 }
@@ -74,10 +78,29 @@ func printReplication(w io.Writer, r *daemon.Replication, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, r)
 	}
+	if len(r.Filesystems) == 0 && r.Err() == nil {
+		fmt.Fprintln(w, "nothing to replicate: the sender has no filesystems")
+	}
 	for _, fs := range r.Filesystems {
 		printFilesystem(w, fs)
 	}
 	return nil
+}
+
+// noSnapshotError tells of filesystems that have nothing to replicate, which a person who
+// replicates them did not expect.
+func noSnapshotError(job *daemon.Job, r *daemon.Replication) error {
+	wayOut := "run `dualrepl snapshot` for its job on the passive side"
+	if job.Type() == config.TypePush {
+		wayOut = "run `dualrepl snapshot " + job.Name() + "`"
+	}
+	var errs []error
+	for _, fs := range r.Filesystems {
+		if fs.State == replication.StateEmpty {
+			errs = append(errs, fmt.Errorf("job %s: filesystem %q: no snapshot yet: %s", job.Name(), fs.Filesystem, wayOut))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // printFilesystem leaves out the error, which the command ends with, and the notes,
@@ -87,7 +110,7 @@ func printFilesystem(w io.Writer, fs replication.FilesystemReport) {
 		printStep(w, fs.Filesystem, step)
 	}
 	if fs.State == replication.StateDone && len(fs.Steps) == 0 {
-		fmt.Fprintf(w, "%s: up to date\n", fs.Filesystem)
+		fmt.Fprintln(w, terminal.Printable(fs.Filesystem)+": up to date")
 	}
 }
 
@@ -99,6 +122,7 @@ func printStep(w io.Writer, filesystem string, step replication.StepReport) {
 	if step.Resumed {
 		what += ", resumed"
 	}
-	fmt.Fprintf(w, "%s%s %s: %s in %s\n", filesystem, step.To, what,
+	line := fmt.Sprintf("%s%s %s: %s in %s", filesystem, step.To, what,
 		terminal.Bytes(step.Bytes), terminal.Duration(step.Duration.Round(time.Millisecond)))
+	fmt.Fprintln(w, terminal.Printable(line)) // the peer has a say in the names
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/daemon"
 	"github.com/dualrepl/dualrepl/internal/terminal"
 )
 
@@ -15,32 +19,46 @@ func newRestoreCommand(a *app) *cobra.Command {
 		Use:   "restore JOB FILESYSTEM[@VERSION] TARGET",
 		Short: "Restore a version from a job's store to a new directory",
 		Long: `Makes TARGET what the directory was when the version was taken, with every attribute.
-Without @VERSION the newest one is restored. TARGET must not exist, or be empty. Names
-are those of dualrepl list.`,
+Without @VERSION the newest one is restored. TARGET must not exist, or be empty, its
+parent must exist, and it must lie apart from all that the configuration names. Names are
+those of dualrepl list.
+
+What could not be applied (owners and devices without root, what the target's file system
+does not have) is listed, and the exit code is 3.`,
 		Example: `  dualrepl restore backups alice/docs /tmp/docs
   dualrepl restore docs docs@dr_20261121_120000_000 /tmp/docs`,
-		Args: arguments("JOB", "FILESYSTEM[@VERSION]", "TARGET"),
+		Args:        arguments("JOB", "FILESYSTEM[@VERSION]", "TARGET"),
+		Annotations: map[string]string{wayOn: "TARGET has a part of it; remove that and run it again"},
 	}
 	asJSON := addJSONFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		job, err := a.job(args[0], foregroundLogger(cmd.ErrOrStderr()))
+		job, err := a.job(args[0], terminal.NewLogger(cmd.ErrOrStderr()))
 		if err != nil {
 			return err
 		}
-		filesystem, version, named := strings.Cut(args[1], "@")
-		if named && version == "" {
-			return marked{fmt.Errorf("%q names no version behind the @", args[1]), errUsage}
-		}
-		bars := terminal.NewProgress(cmd.ErrOrStderr())
-		defer bars.Close()
-		report, err := job.Restore(cmd.Context(), filesystem, version, args[2], bars.Set)
-		bars.Close()
+		report, err := restore(cmd, job, args[1], args[2])
 		if report == nil {
 			return err
 		}
-		return firstError(err, printRestore(cmd, newRestoreResult(report, args[2]), *asJSON))
+		result := newRestoreResult(report, args[2])
+		return firstError(err, printRestore(cmd, result, err == nil, *asJSON), result.incomplete())
 	}
 	return cmd
+}
+
+// restore restores FILESYSTEM[@VERSION].
+func restore(cmd *cobra.Command, job *daemon.Job, name, target string) (*dir.RestoreReport, error) {
+	filesystem, version, named := strings.Cut(name, "@")
+	if named && version == "" {
+		return nil, marked{fmt.Errorf("%q names no version behind the @", name), errUsage}
+	}
+	bars := terminal.NewProgress(cmd.ErrOrStderr())
+	defer bars.Close()
+	report, err := job.Restore(cmd.Context(), filesystem, version, target, bars.Set)
+	if errors.Is(err, endpoint.ErrInvalid) {
+		err = marked{err, errUsage}
+	}
+	return report, err
 }
 
 // restoreResult is a dir.RestoreReport for scripts.
@@ -71,31 +89,60 @@ func entryProblems(mismatches []dir.Mismatch) []entryProblem {
 	return all
 }
 
+// texts makes text of paths.
+func texts(paths []string) []string {
+	all := make([]string, len(paths))
+	for i, path := range paths {
+		all[i] = escaped(path)
+	}
+	return all
+}
+
 func newRestoreResult(r *dir.RestoreReport, target string) restoreResult {
 	return restoreResult{
 		Filesystem: r.Filesystem, Version: r.Version, Target: target,
 		Entries: r.Entries, Files: r.Files, Bytes: r.Bytes,
 		Damaged: entryProblems(r.Damaged), NotApplied: entryProblems(r.NotApplied),
-		Inconsistent: append([]string{}, r.Inconsistent...),
+		Inconsistent: texts(r.Inconsistent),
 	}
 }
 
-func printRestore(cmd *cobra.Command, r restoreResult, asJSON bool) error {
+// incomplete is errIncomplete if something is not as it was.
+func (r restoreResult) incomplete() error {
+	n := len(r.NotApplied)
+	if n == 0 {
+		return nil
+	}
+	return marked{fmt.Errorf("%s@%s is restored except for %s that could not be applied",
+		r.Filesystem, r.Version, counted(n, "thing")), errIncomplete}
+}
+
+// printRestore leaves the summary of what is not whole to the error.
+func printRestore(cmd *cobra.Command, r restoreResult, whole, asJSON bool) error {
 	if asJSON {
 		return printJSON(cmd.OutOrStdout(), r)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s@%s is restored to %s: %s, %s\n",
-		r.Filesystem, r.Version, r.Target, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)))
+	except := ""
+	switch {
+	case !whole:
+		except = ", but not all of it"
+	case len(r.NotApplied) > 0:
+		except = ", except for what is listed below"
+	}
+	line := fmt.Sprintf("%s@%s is restored to %s%s: %s, %s",
+		r.Filesystem, r.Version, r.Target, except, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)))
+	fmt.Fprintln(cmd.OutOrStdout(), terminal.Printable(line))
 	printSome(cmd.ErrOrStderr(), "Damaged in the store:", problemLines(r.Damaged))
 	printSome(cmd.ErrOrStderr(), "Could not be applied:", problemLines(r.NotApplied))
 	printSome(cmd.ErrOrStderr(), "Not of one moment, since the snapshot was taken:", r.Inconsistent)
 	return nil
 }
 
+// problemLines writes the filesystem's own directory, whose path is empty, as ".".
 func problemLines(problems []entryProblem) []string {
 	lines := make([]string, len(problems))
 	for i, p := range problems {
-		lines[i] = `"` + p.Path + `" ` + p.Problem
+		lines[i] = `"` + cmp.Or(p.Path, ".") + `": ` + p.Problem
 	}
 	return lines
 }

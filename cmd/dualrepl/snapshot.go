@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -18,23 +19,29 @@ func newSnapshotCommand(a *app) *cobra.Command {
 job's prefix and the time in UTC. It may run beside the daemon.
 
 Files are read again if they changed by inode, size, mtime or ctime. What could not be
-read, or kept changing while it was read, is listed; the snapshot is taken nevertheless.`,
+read, or kept changing while it was read, is listed; the snapshot is taken nevertheless,
+and the exit code is 3. With --full, so is what is found damaged in the version before.`,
 		Example: `  dualrepl snapshot docs
   dualrepl snapshot docs --full --json`,
-		Args: arguments("JOB"),
+		Args:        arguments("JOB"),
+		Annotations: map[string]string{wayOn: "what is not listed was not taken; run it again"},
 	}
 	full := cmd.Flags().Bool("full", false, "read every file again, also those that look unchanged")
 	asJSON := addJSONFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		job, err := a.job(args[0], foregroundLogger(cmd.ErrOrStderr()))
+		bars := terminal.NewProgress(cmd.ErrOrStderr())
+		defer bars.Close()
+		job, err := a.job(args[0], terminal.NewLogger(bars))
 		if err != nil {
 			return err
 		}
-		taken, err := job.Snapshot(cmd.Context(), *full)
+		taken, err := job.Snapshot(cmd.Context(), *full, oneAfterAnother(bars))
+		bars.Close()
 		if taken == nil {
 			return err
 		}
-		return firstError(err, printSnapshots(cmd, taken, *asJSON))
+		results := newSnapshotResults(taken)
+		return firstError(err, printSnapshots(cmd, results, *asJSON), incompleteSnapshots(results))
 	}
 	return cmd
 }
@@ -49,12 +56,16 @@ type snapshotResult struct {
 	Changed      int64    `json:"changed"` // files that were read
 	Sockets      int      `json:"sockets"` // left out
 	Inconsistent []string `json:"inconsistent"`
+	Damaged      []string `json:"damaged"` // in the version before; this one has it anew
 	Notes        []string `json:"notes"`
 	Error        string   `json:"error,omitempty"` // not empty: not taken
 }
 
 func newSnapshotResult(s daemon.Snapshot) snapshotResult {
-	r := snapshotResult{Filesystem: s.Filesystem, Version: s.Version, Inconsistent: []string{}, Notes: []string{}}
+	r := snapshotResult{
+		Filesystem: s.Filesystem, Version: s.Version,
+		Inconsistent: []string{}, Damaged: []string{}, Notes: []string{},
+	}
 	if s.Err != nil {
 		r.Error = s.Err.Error()
 		return r
@@ -62,15 +73,37 @@ func newSnapshotResult(s daemon.Snapshot) snapshotResult {
 	r.GUID = guid(s.Report.GUID)
 	r.Files, r.Bytes, r.Changed, r.Sockets = s.Report.Files, s.Report.Bytes, s.Report.Changed, s.Report.Sockets
 	r.Inconsistent = append(r.Inconsistent, s.Report.Inconsistent...)
+	r.Damaged = texts(s.Report.Damaged)
 	r.Notes = append(r.Notes, s.Report.Notes...)
 	return r
 }
 
-func printSnapshots(cmd *cobra.Command, taken []daemon.Snapshot, asJSON bool) error {
+func newSnapshotResults(taken []daemon.Snapshot) []snapshotResult {
 	results := make([]snapshotResult, len(taken))
 	for i, s := range taken {
 		results[i] = newSnapshotResult(s)
 	}
+	return results
+}
+
+// incompleteSnapshots is errIncomplete if a snapshot, or the one before it, lacks something.
+func incompleteSnapshots(results []snapshotResult) error {
+	var errs []error
+	for _, r := range results {
+		if n := len(r.Inconsistent); n > 0 {
+			errs = append(errs, fmt.Errorf("%s@%s is taken except for %s", r.Filesystem, r.Version, counted(n, "entry")))
+		}
+		if n := len(r.Damaged); n > 0 {
+			errs = append(errs, fmt.Errorf("%s@%s has anew what is damaged in the version before: %s", r.Filesystem, r.Version, counted(n, "file")))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return marked{errors.Join(errs...), errIncomplete}
+}
+
+func printSnapshots(cmd *cobra.Command, results []snapshotResult, asJSON bool) error {
 	if asJSON {
 		return printJSON(cmd.OutOrStdout(), results)
 	}
@@ -83,14 +116,15 @@ func printSnapshots(cmd *cobra.Command, taken []daemon.Snapshot, asJSON bool) er
 }
 
 func printSnapshot(stdout, stderr io.Writer, r snapshotResult) {
-	name := r.Filesystem + "@" + r.Version
+	name := terminal.Printable(r.Filesystem + "@" + r.Version)
 	fmt.Fprintf(stdout, "%s: %s, %s, %d of them read\n",
 		name, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)), r.Changed)
 	if r.Sockets > 0 {
 		fmt.Fprintf(stdout, "  %s left out\n", counted(r.Sockets, "socket"))
 	}
 	for _, note := range r.Notes {
-		fmt.Fprintln(stdout, "  note:", note)
+		fmt.Fprintln(stdout, "  note:", terminal.Printable(note))
 	}
 	printSome(stderr, name+" does not have as it was:", r.Inconsistent)
+	printSome(stderr, "Damaged in the version before:", r.Damaged)
 }

@@ -18,13 +18,14 @@ with the version's manifest. It exits with 1 if anything does not match. It may 
 beside the daemon.`,
 		Example: `  dualrepl verify backups
   dualrepl verify backups --json | jq '.[] | select(.good | not)'`,
-		Args: arguments("JOB"),
+		Args:        arguments("JOB"),
+		Annotations: map[string]string{wayOn: "what is not listed was not verified"},
 	}
 	asJSON := addJSONFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		bars := terminal.NewProgress(cmd.ErrOrStderr())
 		defer bars.Close()
-		job, err := a.job(args[0], foregroundLogger(bars))
+		job, err := a.job(args[0], terminal.NewLogger(bars))
 		if err != nil {
 			return err
 		}
@@ -82,7 +83,7 @@ func printVerified(cmd *cobra.Command, results []verifyResult, asJSON bool) erro
 		fmt.Fprintln(cmd.OutOrStdout(), "no versions yet")
 	}
 	for _, r := range results {
-		name := r.Filesystem + "@" + r.Version
+		name := terminal.Printable(r.Filesystem + "@" + r.Version) // a peer had a say in the names
 		if r.Good {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: good: %s, %s\n", name, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)))
 		}
@@ -102,5 +103,5 @@ func mismatchError(job string, results []verifyResult) error {
 	if bad == 0 {
 		return nil
 	}
-	return fmt.Errorf("job %s: the store is damaged: %d of %s do not match their manifests", job, bad, counted(len(results), "version"))
+	return fmt.Errorf("job %s: the store is damaged: of %s, %d not as the manifest says", job, counted(len(results), "version"), bad)
 }

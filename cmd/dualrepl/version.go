@@ -30,10 +30,14 @@ func newVersionCommand() *cobra.Command {
 		if *asJSON {
 			return printJSON(cmd.OutOrStdout(), v)
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "dualrepl %s (protocol %d, %s)\n", v.Version, v.Protocol, v.Go)
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), v)
 		return err
 	}
 	return cmd
+}
+
+func (v versionInfo) String() string {
+	return fmt.Sprintf("dualrepl %s (protocol %d, %s)", v.Version, v.Protocol, v.Go)
 }
 
 func readVersion() versionInfo {

@@ -13,6 +13,7 @@ import (
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/replication"
 	"github.com/dualrepl/dualrepl/rpc"
 	"github.com/dualrepl/dualrepl/transport"
 )
@@ -153,14 +154,25 @@ func (s *service) serve(ctx context.Context) error {
 // replicateOnce leaves the steps to the replication's own log and says how it ended.
 func (s *service) replicateOnce(ctx context.Context) {
 	started := time.Now()
-	_, err := s.replicateGracefully(ctx)
+	result, err := s.replicateGracefully(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		s.logger.Info("replication stopped", "reason", err)
 	case err != nil:
-		s.logger.Error("replication failed", "err", err)
+		for _, err := range parts(err) {
+			s.logger.Error("replication failed", "err", err)
+		}
 	default:
 		s.logger.Info("replication done", "duration", time.Since(started))
+		s.warnOfEmpty(result.Filesystems)
+	}
+}
+
+func (s *service) warnOfEmpty(filesystems []replication.FilesystemReport) {
+	for _, fs := range filesystems {
+		if fs.State == replication.StateEmpty {
+			s.logger.Warn("the sender has no snapshot yet", "filesystem", fs.Filesystem)
+		}
 	}
 }
 
@@ -180,11 +192,11 @@ func (s *service) takeSnapshots(ctx context.Context, wake chan<- struct{}) {
 func (s *service) snapshotOnce(ctx context.Context) {
 	work, end := withGrace(ctx)
 	defer end()
-	snapshots, err := s.Snapshot(work, false)
+	snapshots, err := s.Snapshot(work, false, nil)
 	for _, taken := range snapshots {
 		s.logSnapshot(taken)
 	}
-	if err != nil {
+	for _, err := range parts(err) {
 		s.logger.Error("snapshot failed", "err", err)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/dualrepl/dualrepl/internal/config"
@@ -209,7 +208,7 @@ func TestRestartTakesNoEarlySnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := job.Snapshot(t.Context(), false); err != nil {
+	if _, err := job.Snapshot(t.Context(), false, nil); err != nil {
 		t.Fatal(err)
 	}
 	stop := p.start(cfg)
@@ -296,7 +295,7 @@ func TestWrongJob(t *testing.T) {
 		ask  func(*Job) error
 		want string
 	}{
-		{"backups", func(j *Job) error { _, err := j.Snapshot(t.Context(), false); return err }, "takes no snapshots"},
+		{"backups", func(j *Job) error { _, err := j.Snapshot(t.Context(), false, nil); return err }, "takes no snapshots"},
 		{"backups", func(j *Job) error { _, err := j.Replicate(t.Context(), nil); return err }, "only push and pull"},
 		{"docs", func(j *Job) error { _, err := j.Replicate(t.Context(), nil); return err }, "dualrepl daemon"},
 	} {
@@ -307,34 +306,6 @@ func TestWrongJob(t *testing.T) {
 		if err := tc.ask(job); !errors.Is(err, ErrJob) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error is %v, want one that says %q", tc.job, err, tc.want)
 		}
-	}
-}
-
-// TestExplain: an error names the job and the peer and, where there is one, the way out.
-func TestExplain(t *testing.T) {
-	p := newPlace(t)
-	job, err := Open(p.config(pushToSink), "docs", p.logger())
-	if err != nil {
-		t.Fatal(err)
-	}
-	stopped, cancel := context.WithCancel(t.Context())
-	cancel()
-	broken := errors.New("broken")
-	for _, tc := range []struct {
-		ctx  context.Context
-		err  error
-		want string
-	}{
-		{t.Context(), broken, "job docs: replication with listener here: broken"},
-		{stopped, broken, "job docs: replication with listener here stopped, the next one goes on from there: broken"},
-		{t.Context(), syscall.ECONNREFUSED, "job docs: replication with listener here: connection refused; is the passive side's daemon running there?"},
-	} {
-		if err := job.explain(tc.ctx, tc.err); !errors.Is(err, tc.err) || err.Error() != tc.want {
-			t.Errorf("%v, want %s", err, tc.want)
-		}
-	}
-	if err := job.explain(stopped, nil); err != nil {
-		t.Error(err)
 	}
 }
 

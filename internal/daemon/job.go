@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
@@ -21,10 +19,16 @@ import (
 // that name, or it is of a type that does not do what was asked.
 var ErrJob = errors.New("wrong job")
 
+// wrongJob is an error that is ErrJob.
+func wrongJob(format string, args ...any) error {
+	return &explained{fmt.Sprintf(format, args...), ErrJob}
+}
+
 // A Job is one configured job. It holds nothing open: each method opens what it
 // needs and closes it, so that jobs may be used by several processes at once.
 type Job struct {
 	conf   config.Job
+	all    []config.Job // of the configuration, this one among them
 	base   *slog.Logger // for endpoints, which name the job themselves
 	logger *slog.Logger
 	within locals // nil outside a daemon
@@ -34,9 +38,9 @@ type Job struct {
 func Open(cfg *config.Config, name string, logger *slog.Logger) (*Job, error) {
 	i := slices.IndexFunc(cfg.Jobs, func(j config.Job) bool { return j.Name == name })
 	if i < 0 {
-		return nil, fmt.Errorf("%w: no job is named %q; there are: %s", ErrJob, name, jobNames(cfg.Jobs))
+		return nil, wrongJob("no job is named %q; %s", name, enumerate(jobNames(cfg.Jobs)))
 	}
-	return newJob(cfg.Jobs[i], logger, nil), nil
+	return OpenAll(cfg, logger)[i], nil
 }
 
 // OpenAll returns the jobs of the configuration in their order.
@@ -47,21 +51,17 @@ func OpenAll(cfg *config.Config, logger *slog.Logger) []*Job {
 func newJobs(cfg *config.Config, logger *slog.Logger, within locals) []*Job {
 	jobs := make([]*Job, len(cfg.Jobs))
 	for i, conf := range cfg.Jobs {
-		jobs[i] = newJob(conf, logger, within)
+		jobs[i] = &Job{conf: conf, all: cfg.Jobs, base: logger, logger: logger.With("job", conf.Name), within: within}
 	}
 	return jobs
 }
 
-func newJob(conf config.Job, logger *slog.Logger, within locals) *Job {
-	return &Job{conf: conf, base: logger, logger: logger.With("job", conf.Name), within: within}
-}
-
-func jobNames(jobs []config.Job) string {
+func jobNames(jobs []config.Job) []string {
 	names := make([]string, len(jobs))
 	for i, j := range jobs {
 		names[i] = j.Name
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
 // Name is the job's name in the configuration.
@@ -97,10 +97,11 @@ type Snapshot struct {
 
 // Snapshot takes a snapshot of each of the job's filesystems, all of one name.
 // With full every file is read again. One filesystem's failure does not keep the
-// others from theirs; the error joins all failures.
-func (j *Job) Snapshot(ctx context.Context, full bool) ([]Snapshot, error) {
+// others from theirs; the error joins all failures. Progress may be nil; how much there
+// will be is guessed from the version before.
+func (j *Job) Snapshot(ctx context.Context, full bool, progress StoreProgress) ([]Snapshot, error) {
 	if !j.sends() {
-		return nil, fmt.Errorf("%w: %s is a %s job, which takes no snapshots", ErrJob, j.Name(), j.Type())
+		return nil, wrongJob("%s is a %s job, which takes no snapshots", j.Name(), j.Type())
 	}
 	sender, err := newSender(j.conf, j.base)
 	if err != nil {
@@ -111,7 +112,12 @@ func (j *Job) Snapshot(ctx context.Context, full bool) ([]Snapshot, error) {
 	var errs []error
 	for _, filesystem := range j.filesystems() {
 		s := Snapshot{Filesystem: filesystem, Version: name}
-		s.Report, s.Err = sender.Snapshot(ctx, filesystem, name, dir.SnapshotOptions{Full: full})
+		opts := dir.SnapshotOptions{Full: full}
+		if progress != nil {
+			_, total := j.measure(filesystem, "")
+			opts.Progress = func(_ int, bytes int64) { progress(filesystem+"@"+name, uint64(bytes), total) }
+		}
+		s.Report, s.Err = sender.Snapshot(ctx, filesystem, name, opts)
 		if s.Err != nil {
 			errs = append(errs, fmt.Errorf("snapshot of %s (%s): %w", filesystem, j.conf.Endpoint.Directories[filesystem], s.Err))
 		}
@@ -184,7 +190,7 @@ type sides struct {
 // connect opens the local side and prepares the connection to the other.
 func (j *Job) connect() (s sides, err error) {
 	if !j.active() {
-		return sides{}, fmt.Errorf("%w: %s is a %s job; only push and pull jobs replicate by themselves", ErrJob, j.Name(), j.Type())
+		return sides{}, wrongJob("%s is a %s job; only push and pull jobs replicate by themselves", j.Name(), j.Type())
 	}
 	connecter, err := newConnecter(j.conf.Connect, j.within)
 	if err != nil {
@@ -224,27 +230,6 @@ func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.
 		Logger:        j.logger,
 	})
 	return &Replication{Report: report, Channels: Channels(s.client.Stats())}, j.explain(ctx, err)
-}
-
-// explain adds to an error whose it is, and the way out where there is one.
-func (j *Job) explain(ctx context.Context, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("job %s: replication with %s stopped, the next one goes on from there: %w", j.Name(), j.peer(), err)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("job %s: replication with %s: %w; is the passive side's daemon running there?", j.Name(), j.peer(), err)
-	}
-	return fmt.Errorf("job %s: replication with %s: %w", j.Name(), j.peer(), err)
-}
-
-// peer names the other side in messages.
-func (j *Job) peer() string {
-	if j.conf.Connect.Type == config.TransportLocal {
-		return "listener " + j.conf.Connect.ListenerName
-	}
-	return j.conf.Connect.Address
 }
 
 // WaitForPeer waits until the job's peer has answered on both channels, or ctx ends.

@@ -73,7 +73,7 @@ jobs:
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := job.Snapshot(t.Context(), false); err != nil {
+		if _, err := job.Snapshot(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,42 +71,6 @@ func (j *Job) locate(filesystem string) (store, name string, err error) {
 // there are.
 type StoreProgress func(name string, done, total uint64)
 
-// Restore restores a version from the job's store; version "" is the newest. See
-// dir.Restore. Progress may be nil.
-func (j *Job) Restore(ctx context.Context, filesystem, version, target string, progress StoreProgress) (*dir.RestoreReport, error) {
-	store, name, err := j.locate(filesystem)
-	if err != nil {
-		return nil, err
-	}
-	var opts dir.RestoreOptions
-	if progress != nil {
-		title, total := j.measure(filesystem, version)
-		opts.Progress = func(bytes int64) { progress(title, uint64(bytes), total) }
-	}
-	report, err := dir.Restore(ctx, store, name, version, target, opts)
-	if report != nil {
-		report.Filesystem = filesystem // as it was asked for
-	}
-	if err != nil {
-		err = fmt.Errorf("job %s: %w", j.Name(), err)
-	}
-	return report, err
-}
-
-// measure returns a version's full name and size. What cannot be found or read has
-// none, which only whoever works on it can explain.
-func (j *Job) measure(filesystem, version string) (title string, bytes uint64) {
-	list, _ := j.List()
-	for _, item := range list {
-		for _, v := range item.Versions {
-			if item.Name == filesystem && !v.Bookmark && (version == "" || version == v.Name) {
-				title, bytes = item.Name+"@"+v.Name, uint64(v.Bytes)
-			}
-		}
-	}
-	return title, bytes
-}
-
 // Verified is what a verification of one version found.
 type Verified struct {
 	Filesystem string

@@ -22,7 +22,7 @@ func newStore(t *testing.T) (*place, *Job) {
 	}
 	for _, name := range []string{"one", "two"} {
 		p.write(name, "content of "+name)
-		if _, err := job.Snapshot(t.Context(), false); err != nil {
+		if _, err := job.Snapshot(t.Context(), false, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -47,6 +47,56 @@ func TestListAndRestore(t *testing.T) {
 	}
 	if _, err := job.Restore(t.Context(), "docs", "never", p.path("never"), nil); !errors.Is(err, endpoint.ErrNotFound) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// TestRestoreRefuses: before anything is written, and with what there is instead.
+func TestRestoreRefuses(t *testing.T) {
+	p, job := newStore(t)
+	if err := os.Symlink(p.path("source"), p.path("link")); err != nil {
+		t.Fatal(err)
+	}
+	versions, err := job.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		filesystem, version, target, want string
+		invalid                           bool
+	}{
+		{"docs", "", "source/new", "of job docs", true},
+		{"docs", "", "source", "of job docs", true},
+		{"docs", "", "link/new", "of job docs", true},
+		{"docs", "", "store/docs/new", "of job docs", true},
+		{"docs", "", "received/new", "of job backups", true},
+		{"docs", "", ".", "lie one in the other", true},
+		{"docs", "", "no/parent", "parent directory of", false},
+		{"/docs", "", "new", "empty component", true},
+		{"docs/..", "", "new", `".."`, true},
+		{"docs", "../one", "new", "../one", true},
+		{"dogs", "", "new", "there is only docs", false},
+		{"docs", "never", "new", "there are: " + versions[0].Versions[0].Name + ", " + versions[0].Versions[1].Name, false},
+	} {
+		_, err := job.Restore(t.Context(), tc.filesystem, tc.version, p.path(tc.target), nil)
+		if err == nil || !strings.Contains(err.Error(), tc.want) || errors.Is(err, endpoint.ErrInvalid) != tc.invalid {
+			t.Errorf("%s@%s to %s: error is %v, want one with %q", tc.filesystem, tc.version, tc.target, err, tc.want)
+		}
+		if _, err := os.Stat(p.path("new")); err == nil {
+			t.Fatalf("%s@%s: something was made", tc.filesystem, tc.version)
+		}
+	}
+}
+
+func TestEnumerate(t *testing.T) {
+	for want, names := range map[string][]string{
+		"there is none":   nil,
+		"there is only a": {"a"},
+		"there are: a, b": {"a", "b"},
+		"there are 12, at last: c, c, c, c, c, c, c, c, c, c": {"a", "b", "c", "c", "c", "c", "c", "c", "c", "c", "c", "c"},
+	} {
+		if got := enumerate(names); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 

@@ -32,8 +32,8 @@ func startPassive(ctx context.Context, program, configFile, logFile string) (*pa
 	defer log.Close() // the process has its own
 	p := &passive{cmd: exec.Command(program, "daemon", "--config", configFile), log: logFile, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	// It must not outlive us, however we end.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	// It must not outlive us, however we end; and a ctrl-C is ours, not its.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the passive side: %w", err)
 	}

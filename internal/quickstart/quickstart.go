@@ -33,12 +33,15 @@ type Options struct {
 	// Work is the directory that all is written to: new, or empty, and not within
 	// Source. "": a new one in $TMPDIR or, without that, in /var/tmp.
 	Work string
-	// Remove removes the work directory in the end, after an error too.
+	// Remove removes what was written in the end, after an error too: the work directory
+	// with it, unless that was there before.
 	Remove bool
 	// Program runs the passive side: it understands `daemon --config FILE`.
 	Program string
 	// Step is told what happens now, in one line each.
 	Step func(text string)
+	// Snapshots follows the two snapshots; nil: nobody looks.
+	Snapshots daemon.StoreProgress
 	// Progress follows the two replications; nil: nobody looks.
 	Progress func(replication.Progress)
 	// Logger gets what goes wrong on the way. nil: discard.
@@ -53,6 +56,7 @@ type Result struct {
 	PushConfig  string   `json:"push_config"` // the active side's
 	Received    string   `json:"received"`    // the passive side's versions, to browse
 	Left        []string `json:"left_out"`    // what could not be read, or changed meanwhile
+	Sockets     int      `json:"sockets"`     // of the source; they are left out
 	Notes       []string `json:"notes"`
 	Changes     []string `json:"changes"` // what was changed in the scratch copy
 	Full        Transfer `json:"full"`
@@ -73,7 +77,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	}
 	err = t.run(ctx)
 	if opts.Remove {
-		err = errors.Join(err, removeTree(t.result.Work))
+		err = errors.Join(err, t.removeWork())
 	}
 	return t.result, err
 }
@@ -82,6 +86,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 type tour struct {
 	opts    Options
 	result  *Result
+	made    string // what was made for the work directory, parents included; "": it was there
 	push    *config.Config
 	passive *passive
 }
@@ -171,12 +176,13 @@ func (t *tour) snapshot(ctx context.Context, push *config.Config, directory stri
 	if err != nil {
 		return err
 	}
-	taken, err := job.Snapshot(ctx, false)
+	taken, err := job.Snapshot(ctx, false, t.opts.Snapshots)
 	if err != nil {
 		return err
 	}
 	report := taken[0].Report
 	t.result.Left = append(t.result.Left, report.Inconsistent...)
+	t.result.Sockets += report.Sockets
 	t.addNotes(report.Notes)
 	return nil
 }

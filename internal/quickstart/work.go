@@ -6,7 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"github.com/dualrepl/dualrepl/internal/paths"
 )
 
 // makeWork makes the work directory, once it is sure that the user's directory is
@@ -27,11 +28,24 @@ func (t *tour) makeWork() (err error) {
 	if err := t.checkApart(work); err != nil {
 		return err
 	}
+	t.made = firstMissing(work)
 	if err := makeEmpty(work); err != nil {
 		return err
 	}
 	t.result.Work = work
 	return nil
+}
+
+// firstMissing is the path, or the uppermost of its parents, that does not exist; "" if
+// all of it does.
+func firstMissing(path string) string {
+	missing := ""
+	for {
+		if _, err := os.Lstat(path); err == nil || path == "/" {
+			return missing
+		}
+		missing, path = path, filepath.Dir(path)
+	}
 }
 
 func (t *tour) makeTempWork() (err error) {
@@ -40,6 +54,7 @@ func (t *tour) makeTempWork() (err error) {
 		return err
 	}
 	t.result.Work, err = os.MkdirTemp(parent, "dualrepl-quickstart-")
+	t.made = t.result.Work
 	return err
 }
 
@@ -77,28 +92,18 @@ func (t *tour) checkApart(work string) error {
 	if t.result.Source == "" {
 		return nil
 	}
-	source, err := filepath.EvalSymlinks(t.result.Source)
+	source, err := paths.Resolve(t.result.Source)
 	if err != nil {
 		return err
 	}
-	real, err := evalExisting(work)
+	real, err := paths.Resolve(work)
 	if err != nil {
 		return err
 	}
-	if real == source || strings.HasPrefix(real, strings.TrimSuffix(source, "/")+"/") {
+	if paths.Within(real, source) {
 		return fmt.Errorf("%s lies in %s, which is only read: name a directory elsewhere with --dir", work, t.result.Source)
 	}
 	return nil
-}
-
-// evalExisting resolves the symlinks in as much of an absolute path as exists.
-func evalExisting(path string) (string, error) {
-	real, err := filepath.EvalSymlinks(path)
-	if !errors.Is(err, fs.ErrNotExist) || path == "/" {
-		return real, err
-	}
-	parent, err := evalExisting(filepath.Dir(path))
-	return filepath.Join(parent, filepath.Base(path)), err
 }
 
 // makeEmpty makes a directory, or takes one that is empty.
@@ -114,6 +119,18 @@ func makeEmpty(path string) error {
 		return fmt.Errorf("the work directory %s is not empty: name a new one with --dir", path)
 	}
 	return nil
+}
+
+// removeWork removes all that was written, and no directory that was there before.
+func (t *tour) removeWork() error {
+	if t.made != "" {
+		return removeTree(t.made)
+	}
+	entries, err := os.ReadDir(t.result.Work)
+	for _, entry := range entries {
+		err = errors.Join(err, removeTree(filepath.Join(t.result.Work, entry.Name())))
+	}
+	return err
 }
 
 // removeTree is os.RemoveAll for trees whose directories may be read-only.

@@ -3,6 +3,7 @@ package quickstart
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -90,6 +91,28 @@ func TestMakeTempWork(t *testing.T) {
 	tour.opts.Source = root
 	if err := tour.makeWork(); err == nil {
 		t.Error("a temporary directory in the user's directory")
+	}
+}
+
+// TestRemoveWork: a directory that was there before stays, and what was made for the
+// work directory goes, its parents too.
+func TestRemoveWork(t *testing.T) {
+	root := t.TempDir()
+	makeTree(t, root, "user/", "there/")
+	for _, work := range []string{"there", "new/below"} {
+		tour := newTour(root, "user", work)
+		if err := tour.makeWork(); err != nil {
+			t.Fatal(err)
+		}
+		makeTree(t, tour.result.Work, "tree/file", "file")
+		if err := tour.removeWork(); err != nil {
+			t.Error(err)
+		}
+	}
+	left, err := filepath.Glob(root + "/*")
+	below, _ := filepath.Glob(root + "/there/*")
+	if err != nil || !slices.Equal(left, []string{root + "/there", root + "/user"}) || len(below) > 0 {
+		t.Errorf("left %q and %q, %v", left, below, err)
 	}
 }
 

@@ -41,8 +41,8 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// Set says that done of total bytes of name have passed. A total of 0 is not known
-// yet; a total below done is raised to it.
+// Set says that done of total bytes of name have passed. A total of 0 is not known: a bar
+// that begins so shows the bytes only. A total below done is raised to it.
 func (p *Progress) Set(name string, done, total uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,7 +51,7 @@ func (p *Progress) Set(name string, done, total uint64) {
 	}
 	b, ok := p.bars[name]
 	if !ok {
-		b = p.newBar(name)
+		b = p.newBar(Printable(name)+" ", total > 0)
 		p.bars[name] = b
 	}
 	b.SetTotal(int64(max(total, done)), false)
@@ -78,11 +78,17 @@ func (p *Progress) Write(lines []byte) (int, error) {
 	return p.container.Write(lines)
 }
 
-// newBar draws: name [=====>----] 12.3 MiB of 45.6 MiB, 7.8 MiB/s, 4s left.
-func (p *Progress) newBar(name string) *mpb.Bar {
+// newBar draws: name [=====>----] 12.3 MiB of 45.6 MiB, 7.8 MiB/s, 4s left. Without a
+// total it draws: name 12.3 MiB, 7.8 MiB/s.
+func (p *Progress) newBar(name string, measured bool) *mpb.Bar {
+	title := mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR))
+	if !measured {
+		return p.container.New(0, mpb.NopStyle(), title,
+			mpb.AppendDecorators(decor.Any(soFar), decor.AverageSpeed(decor.SizeB1024(0), ", % .1f")))
+	}
 	return p.container.AddBar(0,
 		mpb.BarFillerTrim(),
-		mpb.PrependDecorators(decor.Name(name+" ", decor.WCSyncSpaceR)),
+		title,
 		mpb.AppendDecorators(
 			decor.Any(amount),
 			decor.AverageSpeed(decor.SizeB1024(0), ", % .1f"),
@@ -98,6 +104,9 @@ func amount(s decor.Statistics) string {
 	}
 	return fmt.Sprintf(" %s of %s", Bytes(uint64(s.Current)), Bytes(uint64(s.Total)))
 }
+
+// soFar writes how much has passed.
+func soFar(s decor.Statistics) string { return Bytes(uint64(s.Current)) }
 
 // left makes a remaining time readable behind the speed.
 func left(eta string) string { return ", " + eta + " left" }

@@ -1,0 +1,112 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+
+	"github.com/dualrepl/dualrepl/internal/config"
+	"github.com/dualrepl/dualrepl/transportmux"
+	"github.com/dualrepl/dualrepl/versionhandshake"
+)
+
+// explained is an error in other words.
+type explained struct {
+	text  string
+	cause error
+}
+
+func (e *explained) Error() string { return e.text }
+
+func (e *explained) Unwrap() error { return e.cause }
+
+// parts are the errors that errors.Join has joined, as replication.Run and Job.Snapshot
+// do; none for nil.
+func parts(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// explain adds to what went wrong whose it is, and the way out where there is one. What
+// keeps several filesystems from the peer is told once.
+func (j *Job) explain(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("job %s: replication with %s stopped, the next one goes on from there: %w", j.Name(), j.peer(), err)
+	}
+	var all []error
+	told := map[string]bool{}
+	for _, part := range parts(err) {
+		part = j.explainPart(part)
+		if !told[part.Error()] {
+			all = append(all, part)
+		}
+		told[part.Error()] = true
+	}
+	if len(all) == 1 {
+		return all[0]
+	}
+	return errors.Join(all...)
+}
+
+// peer names the other side in messages.
+func (j *Job) peer() string {
+	if j.conf.Connect.Type == config.TransportLocal {
+		return "listener " + j.conf.Connect.ListenerName
+	}
+	return j.conf.Connect.Address
+}
+
+func (j *Job) explainPart(err error) error {
+	var dial *transportmux.DialError
+	if !errors.As(err, &dial) {
+		return fmt.Errorf("job %s: replication with %s: %w", j.Name(), j.peer(), err)
+	}
+	why, wayOut := diagnose(dial)
+	text := fmt.Sprintf("job %s: cannot connect to %s: %s", j.Name(), j.peer(), why)
+	if wayOut != "" {
+		text += "; " + wayOut
+	}
+	return &explained{text, err}
+}
+
+// diagnose tells in plain words why a connection did not come about, and the way out
+// where there is one.
+func diagnose(err *transportmux.DialError) (why, wayOut string) {
+	var (
+		host        *net.DNSError
+		certificate *tls.CertificateVerificationError
+		notTLS      tls.RecordHeaderError
+		op          *net.OpError
+	)
+	switch {
+	case errors.As(err, &host) && host.IsNotFound:
+		return "no such host", "correct `connect.address`"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused", "is the passive side's daemon running there?"
+	case errors.As(err, &certificate):
+		return certificate.Error(), "`connect.ca` has to be the authority that signed the passive side's certificate, and `connect.server_cn` a name in it"
+	case errors.As(err, &notTLS):
+		return "what answers there does not speak TLS", "use the same `type` in `connect` as in the passive side's `serve`"
+	case errors.As(err, &op) && op.Op == "remote error": // an alert
+		return "it rejected this client: " + op.Err.Error(), "its `client_cns` has to list the common name of `connect.cert`, and its `ca` to be the authority that signed that; its log tells more"
+	case errors.Is(err, versionhandshake.ErrBanner):
+		return "what answers there is no daemon of this protocol", "correct `connect`"
+	case err.Peer != nil && isClosed(err):
+		return "it closed the connection during the handshake", "probably it does not know this client (its `clients` or `client_cns`), or it serves another `type` of transport; its log tells more"
+	}
+	return err.Error(), ""
+}
+
+// isClosed reports whether the peer closed the connection.
+func isClosed(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}

@@ -1,0 +1,30 @@
+// Package paths tells which of two directories lies in the other, although neither
+// need exist yet and symbolic links may lead from one to the other.
+package paths
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+)
+
+// Resolve makes a path absolute and resolves the symbolic links in as much of it as
+// exists.
+func Resolve(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) || path == "/" {
+		return real, err
+	}
+	parent, err := Resolve(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
+}
+
+// Within reports whether path, resolved, is dir, resolved, or lies in it.
+func Within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
