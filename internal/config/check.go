@@ -140,8 +140,7 @@ func (s section) directories(e Endpoint) {
 
 // inside reports whether path is dir or lies below it, going by their names.
 func inside(path, dir string) bool {
-	rel, err := filepath.Rel(dir, path)
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+	return within(filepath.Clean(path), strings.TrimSuffix(filepath.Clean(dir), "/"))
 }
 
 // filter checks that each rule concerns a directory: both are written in one
@@ -163,59 +162,4 @@ func (s section) filter(f Filter, directories map[string]string) {
 	if s.sound("filesystems") && len(names) > 0 && !slices.ContainsFunc(names, f.Match) {
 		s.fail("filesystems", "selects none of the directories", "add "+examples["filesystems"])
 	}
-}
-
-// checkTogether checks what jobs must have apart and what they must have in common.
-func (d *decoder) checkTogether(jobs []Job) {
-	names, listens, locals := map[string]int{}, map[string]int{}, map[string]int{}
-	for i, job := range jobs {
-		d.unique(names, i, "name", job.Name, "give each job a name of its own")
-		if job.Serve != nil {
-			d.unique(listens, i, "serve.listen", job.Serve.Listen, "give each passive job a port of its own")
-			d.unique(locals, i, "serve.listener_name", job.Serve.ListenerName, "give each passive job a listener_name of its own")
-		}
-	}
-	for i, job := range jobs {
-		if job.Connect != nil {
-			d.local(i, job, jobs, locals)
-		}
-	}
-}
-
-// unique notes the value of jobs[i].key in seen and reports a second one.
-func (d *decoder) unique(seen map[string]int, i int, key, value, hint string) {
-	s := section{decoder: d, field: fmt.Sprintf("jobs[%d]", i)}
-	if !s.sound(key) {
-		return
-	}
-	if first, again := seen[value]; again {
-		s.fail(key, fmt.Sprintf("%s is taken by jobs[%d]", quote(value), first), hint)
-		return
-	}
-	seen[value] = i
-}
-
-// local checks that a job that connects within the daemon has a passive job of
-// the opposite kind there.
-func (d *decoder) local(i int, job Job, jobs []Job, listeners map[string]int) {
-	s := section{decoder: d, field: fmt.Sprintf("jobs[%d].connect", i)}
-	if !s.sound("listener_name") {
-		return
-	}
-	name := job.Connect.ListenerName
-	passive, ok := listeners[name]
-	opposite := map[string]string{TypePush: TypeSink, TypePull: TypeSource}[job.Type]
-	switch {
-	case !ok:
-		s.fail("listener_name", "no job serves "+quote(name), suggestListener(name, listeners))
-	case opposite != "" && jobs[passive].Type != opposite:
-		s.fail("listener_name", fmt.Sprintf("%s is a %s job's", quote(name), jobs[passive].Type), "a "+job.Type+" job needs a "+opposite+" job")
-	}
-}
-
-func suggestListener(name string, listeners map[string]int) string {
-	if len(listeners) == 0 {
-		return "add a passive job with serve: {type: local, listener_name: " + clip(name) + "}"
-	}
-	return suggest(name, slices.Sorted(maps.Keys(listeners)))
 }

@@ -93,7 +93,7 @@ jobs:
   - name: d
     type: source
     serve: {type: local, listener_name: here}
-    endpoint: {type: dir, store: /store, directories: {x: /x}}
+    endpoint: {type: dir, store: /store-d, directories: {x: /x}}
     filesystems: {x: true}
     snapshotting: {type: periodic, interval: 2w}
 `)

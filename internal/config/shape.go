@@ -70,7 +70,7 @@ var examples = map[string]string{
 	"name":            "name: NAME, which no other job has",
 	"root":            "root: /PATH of the directory that received data goes to",
 	"serve":           `serve: {type: tcp, listen: ":8888", clients: {"IP ADDRESS or PREFIX": CLIENT}}`,
-	"server_cn":       "server_cn: NAME, the common name of the passive side's certificate",
+	"server_cn":       "server_cn: NAME, for which the passive side's certificate is (a subject alternative name)",
 	"snapshotting":    "snapshotting: {type: periodic, interval: 10m}, or {type: manual}",
 	"store":           "store: /PATH of the directory that snapshots are kept in",
 }

@@ -1,0 +1,224 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+)
+
+// checkTogether checks what jobs must have apart and what they must have in common.
+func (d *decoder) checkTogether(jobs []Job) {
+	names, locals := map[string]int{}, map[string]int{}
+	for i, job := range jobs {
+		d.unique(names, i, "name", job.Name, "give each job a name of its own")
+		if job.Serve != nil {
+			d.unique(locals, i, "serve.listener_name", job.Serve.ListenerName, "give each passive job a listener_name of its own")
+		}
+	}
+	d.checkListeners(jobs)
+	d.checkKept(jobs)
+	for i, job := range jobs {
+		if job.Connect != nil {
+			d.local(i, job, jobs, locals)
+		}
+	}
+}
+
+// jobAt is a section for looking at fields of jobs[i].
+func (d *decoder) jobAt(i int) section {
+	return section{decoder: d, field: fmt.Sprintf("jobs[%d]", i)}
+}
+
+// unique notes the value of jobs[i].key in seen and reports a second one.
+func (d *decoder) unique(seen map[string]int, i int, key, value, hint string) {
+	s := d.jobAt(i)
+	if !s.sound(key) {
+		return
+	}
+	if first, again := seen[value]; again {
+		s.fail(key, fmt.Sprintf("%s is taken by jobs[%d]", quote(value), first), hint)
+		return
+	}
+	seen[value] = i
+}
+
+// A listener is what a passive job listens on.
+type listener struct {
+	job     int
+	address string
+	host    string
+}
+
+// checkListeners checks that no two jobs listen on the same address.
+func (d *decoder) checkListeners(jobs []Job) {
+	byPort := map[int][]listener{}
+	for i, job := range jobs {
+		s := d.jobAt(i)
+		if !s.sound("serve.listen") {
+			continue
+		}
+		host, text, _ := net.SplitHostPort(job.Serve.Listen) // was checked, as was
+		port, _ := strconv.Atoi(text)                        // the port
+		l := listener{i, job.Serve.Listen, host}
+		if j := slices.IndexFunc(byPort[port], l.overlaps); j >= 0 {
+			s.fail("serve.listen", l.taken(byPort[port][j]), "give each passive job a port of its own")
+			continue
+		}
+		byPort[port] = append(byPort[port], l)
+	}
+}
+
+// overlaps reports whether one of two listeners on the same port would keep the
+// other from starting. The system lets nobody listen beside one on all addresses,
+// of whichever family. Names are not looked up.
+func (l listener) overlaps(other listener) bool {
+	a, errA := netip.ParseAddr(l.host)
+	b, errB := netip.ParseAddr(other.host)
+	if errA != nil || errB != nil {
+		return l.host == other.host || isWildcard(l.host, a) || isWildcard(other.host, b)
+	}
+	return a.Unmap() == b.Unmap() || a.IsUnspecified() || b.IsUnspecified()
+}
+
+// isWildcard reports whether a host, which is ip if it is an IP address, stands for
+// all addresses.
+func isWildcard(host string, ip netip.Addr) bool { return host == "" || ip.IsUnspecified() }
+
+func (l listener) taken(by listener) string {
+	text := fmt.Sprintf("%s is taken by jobs[%d]", quote(l.address), by.job)
+	if by.address != l.address {
+		text += ", which listens on " + quote(by.address)
+	}
+	return text
+}
+
+// A keep is the directory that a job keeps versions in.
+type keep struct {
+	job  int
+	kind string // store or root: the key of the job's endpoint
+	path string
+}
+
+// checkKept checks that no job keeps its versions where another one does, or takes
+// snapshots of what another one keeps. Sending jobs may share a store.
+func (d *decoder) checkKept(jobs []Job) {
+	var keeps []keep
+	for i, job := range jobs {
+		for _, k := range d.keepsOf(i, job) {
+			hint := "give each job a " + k.kind + " of its own, outside of all others"
+			d.apart(i, "endpoint."+k.kind, k.path, slices.DeleteFunc(slices.Clone(keeps), k.sameStore), hint)
+			d.checkShared(jobs, k, keeps)
+			keeps = append(keeps, k)
+		}
+	}
+	for i, job := range jobs {
+		for name, path := range job.Endpoint.Directories {
+			key := element("endpoint.directories", name)
+			d.apart(i, key, path, keeps, "snapshots would contain versions: name directories apart from it, or move it")
+		}
+	}
+}
+
+// sameStore reports whether both keep their versions in the same store, so that one
+// job's snapshots are replicated by another, or by several.
+func (k keep) sameStore(other keep) bool {
+	return k.kind == "store" && other.kind == "store" && filepath.Clean(k.path) == filepath.Clean(other.path)
+}
+
+// checkShared checks that of the jobs that share a store with k's one takes
+// snapshots by itself, and that they mean the same directory by the same name.
+func (d *decoder) checkShared(jobs []Job, k keep, keeps []keep) {
+	s, mine := d.jobAt(k.job), jobs[k.job]
+	for _, other := range slices.DeleteFunc(slices.Clone(keeps), func(o keep) bool { return !k.sameStore(o) }) {
+		theirs := jobs[other.job]
+		if s.sound("endpoint.store") && mine.takesSnapshots() && theirs.takesSnapshots() {
+			s.fail("endpoint.store", fmt.Sprintf("%s is a store that jobs[%d] takes snapshots in", quote(k.path), other.job),
+				"set snapshotting: {type: manual} on all jobs of a store but one")
+		}
+		for name, path := range mine.Endpoint.Directories {
+			key := element("endpoint.directories", name)
+			there, both := theirs.Endpoint.Directories[name]
+			if both && s.sound(key) && filepath.Clean(there) != filepath.Clean(path) {
+				s.fail(key, fmt.Sprintf("is %s in jobs[%d], which has the same store", quote(there), other.job),
+					"give the directory another name, or the job another store")
+			}
+		}
+	}
+}
+
+// takesSnapshots reports whether the job takes snapshots without being asked.
+func (j Job) takesSnapshots() bool {
+	return j.Snapshotting != nil && j.Snapshotting.Type == SnapshottingPeriodic
+}
+
+// keepsOf lists where jobs[i] keeps versions: one place, if the job is correct.
+func (d *decoder) keepsOf(i int, job Job) []keep {
+	var keeps []keep
+	s := d.jobAt(i)
+	if s.sound("endpoint.store") {
+		keeps = append(keeps, keep{i, "store", job.Endpoint.Store})
+	}
+	if s.sound("endpoint.root") && s.sound("root_fs") == s.given("root_fs") {
+		keeps = append(keeps, keep{i, "root", job.ReceiveRoot()})
+	}
+	return keeps
+}
+
+// apart checks that a path of jobs[i] has nothing to do with what other jobs keep.
+func (d *decoder) apart(i int, key, path string, keeps []keep, hint string) {
+	s := d.jobAt(i)
+	if !s.sound(key) {
+		return
+	}
+	for _, k := range keeps {
+		if how := k.relation(path); how != "" && k.job != i {
+			s.fail(key, quote(path)+" "+how, hint)
+			return
+		}
+	}
+}
+
+// relation says what a path is to what is kept, going by their names, or nothing if
+// they are apart.
+func (k keep) relation(path string) string {
+	name := fmt.Sprintf("the %s of jobs[%d]", k.kind, k.job)
+	within, around := inside(path, k.path), inside(k.path, path)
+	switch {
+	case within && around:
+		return "is " + name
+	case within:
+		return "lies in " + name + ", " + quote(k.path)
+	case around:
+		return "contains " + name + ", " + quote(k.path)
+	}
+	return ""
+}
+
+// local checks that a job that connects within the daemon has a passive job of
+// the opposite kind there.
+func (d *decoder) local(i int, job Job, jobs []Job, listeners map[string]int) {
+	s := section{decoder: d, field: fmt.Sprintf("jobs[%d].connect", i)}
+	if !s.sound("listener_name") {
+		return
+	}
+	name := job.Connect.ListenerName
+	passive, ok := listeners[name]
+	opposite := map[string]string{TypePush: TypeSink, TypePull: TypeSource}[job.Type]
+	switch {
+	case !ok:
+		s.fail("listener_name", "no job serves "+quote(name), suggestListener(name, listeners))
+	case opposite != "" && jobs[passive].Type != opposite:
+		s.fail("listener_name", fmt.Sprintf("%s is a %s job's", quote(name), jobs[passive].Type), "a "+job.Type+" job needs a "+opposite+" job")
+	}
+}
+
+func suggestListener(name string, listeners map[string]int) string {
+	if len(listeners) == 0 {
+		return "add a passive job with serve: {type: local, listener_name: " + clip(name) + "}"
+	}
+	return suggest(name, slices.Sorted(maps.Keys(listeners)))
+}
