@@ -79,7 +79,8 @@ type listVersion struct {
 	Creation     time.Time `json:"creation"`
 	Files        int64     `json:"files"`
 	Bytes        int64     `json:"bytes"`
-	Inconsistent bool      `json:"inconsistent"` // lacks something, or has it from another moment
+	Inconsistent bool      `json:"inconsistent"`      // lacks something, or has it from another moment
+	Damaged      string    `json:"damaged,omitempty"` // not empty: it cannot be read, nothing but its name is known
 }
 
 func newListResult(job *daemon.Job) (listResult, error) {
@@ -105,7 +106,7 @@ func newListVersion(v dir.StoredVersion) listVersion {
 	}
 	return listVersion{
 		Type: kind, Name: v.Name, GUID: guid(v.GUID), Creation: v.Creation.UTC(),
-		Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent,
+		Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent, Damaged: v.Damaged,
 	}
 }
 
@@ -147,8 +148,12 @@ func printList(w io.Writer, r listResult) error {
 }
 
 func versionRow(filesystem string, v listVersion) []string {
+	name := "  " + filesystem + separators[v.Type] + v.Name
+	if v.Damaged != "" {
+		return []string{name, "damaged: " + v.Damaged}
+	}
 	row := []string{
-		"  " + filesystem + separators[v.Type] + v.Name,
+		name,
 		v.Creation.Local().Format(time.DateTime),
 		strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes)), v.GUID,
 	}
