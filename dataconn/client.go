@@ -72,10 +72,13 @@ func (cl *Client) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.
 }
 
 // Receive has the peer receive stream, which it reads to its end but does not
-// close. If stream fails, its error is in the chain of the error returned. If the
-// peer's handler fails, Receive stops sending and returns that RemoteError. It
-// returns after the last Read of stream has; only if it fails while a Read blocks
-// for more than a second, it leaves that Read behind, to be awaited by Close.
+// close. If stream fails, its error is in the chain of the error returned; one that
+// returns neither bytes nor an error a hundred times in a row is io.ErrNoProgress. If
+// the peer's handler fails, Receive stops sending and returns that RemoteError.
+//
+// Receive returns after the last Read of stream has. Only if it fails while a Read
+// blocks for more than a second, it leaves that Read behind: nobody waits for it, what
+// it reads is lost, and it is for the stream's owner, who closes it, to end it.
 func (cl *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	res := new(pdu.ReceiveRes)
 	c, err := cl.do(ctx, endpointRecv, req, res, stream)
@@ -86,8 +89,9 @@ func (cl *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Re
 	return res, nil
 }
 
-// Close breaks off what runs, waits for its end, and makes later calls fail with
-// net.ErrClosed. It always succeeds.
+// Close breaks off what runs, waits for the end of its connections, and makes later
+// calls fail with net.ErrClosed. It does not wait for a caller's stream that blocks in
+// Read. It always succeeds.
 func (cl *Client) Close() error {
 	cl.mu.Lock()
 	cl.closed = true
@@ -122,12 +126,12 @@ func (cl *Client) begin(ctx context.Context) (context.Context, func(), error) {
 
 // do makes a request and fills res. The connection that it returns has only the
 // response's stream, if any, still to come in.
-func (cl *Client) do(ctx context.Context, endpoint string, req, res proto.Message, stream io.Reader) (*conn, error) {
+func (cl *Client) do(caller context.Context, endpoint string, req, res proto.Message, stream io.Reader) (*conn, error) {
 	u, err := newUpload(endpoint, req, stream)
 	if err != nil {
 		return nil, err
 	}
-	ctx, end, err := cl.begin(ctx)
+	ctx, end, err := cl.begin(caller)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +142,8 @@ func (cl *Client) do(ctx context.Context, endpoint string, req, res proto.Messag
 	}
 	c := newConn(ctx, wire, false)
 	c.atEnd = end
-	c.start(func() { u.run(c) })
+	c.start()
+	go u.run(caller, c)
 	if err := u.settle(ctx, c, c.readResponse(res)); err != nil {
 		return nil, err
 	}
@@ -186,11 +191,13 @@ func newUpload(endpoint string, req proto.Message, stream io.Reader) (*upload, e
 	return &upload{request: request, stream: stream, readErr: make(chan error, 1), done: make(chan struct{})}, nil
 }
 
-func (u *upload) run(c *conn) {
+// run sends the request. The caller's context ends before those derived from it: the
+// stream may notice it first.
+func (u *upload) run(caller context.Context, c *conn) {
 	defer close(u.done)
 	u.err = c.write(u.request)
 	if u.err == nil && u.stream != nil {
-		u.err = c.sendStream(u.stream, func(err error) { u.readErr <- err })
+		u.err = c.sendStream(caller, u.stream, func(err error) { u.readErr <- err })
 	}
 	if u.err != nil { // what the server said before it went is still worth reading
 		_ = c.wire.SetReadDeadline(time.Now().Add(shutdownTimeout))
@@ -228,12 +235,11 @@ func (u *upload) finish() error {
 	return u.err
 }
 
-// abandon ends the connection and so the upload.
+// abandon ends the connection and so the upload, but for a Read that blocks.
 func (u *upload) abandon(c *conn, err error) {
 	c.cancel(err)
-	if u.wait(readerGrace) {
-		<-c.ended
-	}
+	u.wait(readerGrace)
+	<-c.ended
 }
 
 func (u *upload) wait(d time.Duration) bool {

@@ -21,6 +21,7 @@ type conn struct {
 
 	writer   chan struct{} // holds a value while somebody writes: a mutex that one need not wait for
 	writeErr error         // the wire takes no more frames; the writer's
+	out      outStream     // on its way through writer, if there is one
 
 	// What keep looks at once a tick.
 	reading  atomic.Int32 // reads of the wire that are waiting for bytes
@@ -32,8 +33,8 @@ type conn struct {
 	closing   chan struct{} // closed when all that matters has been sent and received
 	closeOnce sync.Once
 
-	wg    sync.WaitGroup // all goroutines but keep; added to before keep runs, or by keep
-	ended chan struct{}  // closed when the wire is closed and no goroutine is left
+	wg    sync.WaitGroup // watch and what keep starts
+	ended chan struct{}  // closed when the wire is closed and those have ended
 	atEnd func()         // called then, unless nil
 }
 
@@ -48,12 +49,9 @@ func newConn(ctx context.Context, wire transport.Wire, server bool) *conn {
 	return c
 }
 
-// start runs the connection's goroutines, and workers among them.
-func (c *conn) start(workers ...func()) {
+// start runs the connection's goroutines.
+func (c *conn) start() {
 	c.wg.Go(c.watch)
-	for _, w := range workers {
-		c.wg.Go(w)
-	}
 	go c.keep()
 }
 
@@ -102,12 +100,23 @@ func (c *conn) check(q *quietness) {
 		c.cancel(errPeerSilent)
 	case q.stuck >= peerTimeout:
 		c.cancel(errPeerStuck)
+	case !sent && c.out.unsent.Load() > 0:
+		c.goWrite(c.sendGathered)
 	case q.sending >= heartbeatInterval:
-		select {
-		case c.writer <- struct{}{}:
-			c.wg.Go(c.beat)
-		default: // something is being sent
-		}
+		c.goWrite(c.beat)
+	}
+}
+
+// goWrite runs send as the writer, unless something is being sent. It is no part of
+// keep, since it may block for as long as a slow peer likes.
+func (c *conn) goWrite(send func() error) {
+	select {
+	case c.writer <- struct{}{}:
+		c.wg.Go(func() {
+			defer c.release()
+			_ = send() // a broken connection is noticed by who needs it
+		})
+	default:
 	}
 }
 
@@ -119,13 +128,9 @@ func count(d *time.Duration, quiet bool) {
 	}
 }
 
-// beat sends a heartbeat, as the writer that check made it. It is no part of keep,
-// since it may block for as long as a slow peer likes.
-func (c *conn) beat() {
-	defer c.release()
-	var frame [headerSize]byte
-	putHeader(frame[:], typeHeartbeat, 0)
-	_ = c.writeFrames(frame[:]) // a broken connection is noticed by who needs it
+// beat is for the writer: it sends a heartbeat.
+func (c *conn) beat() error {
+	return c.writeFrames(appendHeader(nil, typeHeartbeat, 0))
 }
 
 // watch reads what comes in while nobody waits for a message or a stream, so that

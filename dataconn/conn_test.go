@@ -6,9 +6,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,7 +121,9 @@ func TestVanishedPeer(t *testing.T) {
 		"waiting for an answer": func(ctx context.Context, cl *Client) error { _, err := cl.Ping(ctx, pingReq); return err },
 		"sending":               func(ctx context.Context, cl *Client) error { _, err := cl.Receive(ctx, recvReq, endless{}); return err },
 		"waiting for a reader": func(ctx context.Context, cl *Client) error {
-			_, err := cl.Receive(ctx, recvReq, &slowReader{endless{}, 1 << 30, 0})
+			r, w := io.Pipe()
+			defer w.Close()
+			_, err := cl.Receive(ctx, recvReq, r)
 			return err
 		},
 		"receiving": func(ctx context.Context, cl *Client) error {
@@ -335,7 +340,7 @@ func TestWriteToWriterFails(t *testing.T) {
 	})
 }
 
-// A Receive that fails does not wait for a reader that blocks.
+// A Receive that fails does not wait for a reader that blocks, and neither does Close.
 func TestBlockedReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := connect(receiving(func(context.Context, io.Reader) error { return errDied }))
@@ -349,9 +354,178 @@ func TestBlockedReader(t *testing.T) {
 		if !errors.As(err, &remote) || remote.Text != "died" {
 			t.Errorf("error %v", err)
 		}
-		w.Close()
 		l.close()
+		w.Close()
 	})
+}
+
+// lateContext is a context that those derived from it notice late: in a goroutine.
+type lateContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c lateContext) Done() <-chan struct{} { return c.done }
+
+func (c lateContext) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// A stream that fails because its reader was cancelled breaks the request off: the
+// peer must not take that for an error of the stream.
+func TestCancelledReader(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			cl, peer := dialTo()
+			ctx := lateContext{context.Background(), make(chan struct{})}
+			_, err := cl.Receive(ctx, recvReq, readerFunc(func([]byte) (int, error) {
+				close(ctx.done)
+				return 0, ctx.Err()
+			}))
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v", err)
+			}
+			expect(t, peer, unhex(t, recvRequest+reset))
+			expectEOF(t, peer)
+			cl.Close()
+		})
+	}
+}
+
+// What a source has given goes out while it pauses, and heartbeats after it.
+func TestPausingSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, peer := memPair()
+		r, w := io.Pipe()
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { ServeConn(t.Context(), server, handleSend(r, nil), nil) })
+		if _, err := peer.Write(unhex(t, sendRequest)); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() { writeSlowly(peer, heartbeatInterval, slices.Repeat([][]byte{beatFrame}, 20)) })
+		expect(t, peer, unhex(t, sendResponse))
+		for _, part := range []string{"ab", "c", strings.Repeat("d", minFrameSize-4), "e", "last"} {
+			begin := time.Now()
+			if _, err := io.WriteString(w, part); err != nil {
+				t.Fatal(err)
+			}
+			expect(t, peer, frame(typeStream, part))
+			if d := time.Since(begin); d > 2*tick {
+				t.Errorf("sent after %v", d)
+			}
+			expect(t, peer, beatFrame)
+			expect(t, peer, beatFrame)
+		}
+		w.Close()
+		expect(t, peer, endFrame)
+		peer.Close()
+	})
+}
+
+// Small reads of a fast source share a frame.
+func TestSmallReadsAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, peer := memPair()
+		data := bytes.NewReader(pattern(3 * minFrameSize))
+		small := readerFunc(func(p []byte) (int, error) { return data.Read(p[:4096]) })
+		go ServeConn(t.Context(), server, handleSend(small, nil), nil)
+		if _, err := peer.Write(unhex(t, sendRequest)); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, peer, unhex(t, sendResponse))
+		for b := range slices.Chunk(pattern(3*minFrameSize), minFrameSize) {
+			expect(t, peer, frame(typeStream, string(b)))
+		}
+		expect(t, peer, endFrame)
+		peer.Close()
+	})
+}
+
+// hesitant returns nothing a number of times before each byte.
+type hesitant struct{ empty, count int }
+
+func (h *hesitant) Read(p []byte) (int, error) {
+	if h.count++; h.count%(h.empty+1) != 0 {
+		return 0, nil
+	}
+	if h.count > 10*h.empty {
+		return 0, io.EOF
+	}
+	return copy(p, "x"), nil
+}
+
+// A source that returns nothing for ever is an error; one that hesitates is not.
+func TestSourceWithoutProgress(t *testing.T) {
+	for _, tt := range []struct {
+		empty int
+		err   error
+	}{{1, nil}, {maxEmptyReads - 1, nil}, {maxEmptyReads, io.ErrNoProgress}, {1 << 40, io.ErrNoProgress}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := connect(receiving(func(_ context.Context, r io.Reader) error {
+				_, err := io.Copy(io.Discard, r)
+				return err
+			}))
+			defer l.close()
+			if _, err := l.Receive(t.Context(), recvReq, &hesitant{empty: tt.empty}); !errors.Is(err, tt.err) {
+				t.Errorf("%d empty reads: error %v, want %v", tt.empty, err, tt.err)
+			}
+		})
+	}
+}
+
+// A client from which bytes come in, but not a whole request, is dropped in time.
+func TestLateRequest(t *testing.T) {
+	request := unhex(t, pingRequest)
+	beats := slices.Repeat([][]byte{beatFrame}, 10)
+	for _, tt := range []struct {
+		name   string
+		every  time.Duration
+		writes [][]byte
+		took   time.Duration
+		log    string
+	}{
+		{"heartbeats only", heartbeatInterval, beats, requestTimeout, errRequestLate.Error()},
+		{"no end", heartbeatInterval, slices.Insert(beats, 0, request[:len(request)-headerSize]), requestTimeout, errRequestLate.Error()},
+		{"a byte a second", time.Second, slices.Collect(slices.Chunk(request, 1)), requestTimeout, errRequestLate.Error()},
+		{"just in time", heartbeatInterval, append(slices.Clone(beats[:5]), request), 25 * time.Second, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log bytes.Buffer
+				server, peer := memPair()
+				var wg sync.WaitGroup
+				wg.Go(func() { ServeConn(t.Context(), server, handlePing(nil), slog.New(slog.NewTextHandler(&log, nil))) })
+				wg.Go(func() { writeSlowly(peer, tt.every, tt.writes) })
+				begin := time.Now()
+				if _, err := io.Copy(io.Discard, peer); err != nil { // to the server's end
+					t.Error(err)
+				}
+				if d := time.Since(begin); d != tt.took {
+					t.Errorf("ended after %v, want %v", d, tt.took)
+				}
+				peer.Close()
+				wg.Wait()
+				if !strings.Contains(log.String(), tt.log) || tt.log == "" && log.Len() > 0 {
+					t.Errorf("logged %s", log.String())
+				}
+			})
+		})
+	}
+}
+
+func writeSlowly(w io.Writer, every time.Duration, writes [][]byte) {
+	for _, b := range writes {
+		if _, err := w.Write(b); err != nil {
+			return
+		}
+		time.Sleep(every)
+	}
 }
 
 // The end of ServeConn's context ends the handler's and the connection.

@@ -163,6 +163,11 @@ func FuzzFrames(f *testing.F) {
 		if !bytes.Equal(whole, bytewise) || fmt.Sprint(errWhole) != fmt.Sprint(errBytewise) {
 			t.Errorf("depends on how it arrives: %q, %v and %q, %v", whole, errWhole, bytewise, errBytewise)
 		}
+		var written bytes.Buffer
+		r := frameReader{src: bytes.NewReader(input)}
+		if _, err, _ := r.writeTo(&written, typeStream); !bytes.Equal(whole, written.Bytes()) || fmt.Sprint(errWhole) != fmt.Sprint(err) {
+			t.Errorf("read %q, %v and written %q, %v", whole, errWhole, written.Bytes(), err)
+		}
 		if len(whole) > len(input) {
 			t.Errorf("%d bytes out of %d", len(whole), len(input))
 		}

@@ -6,9 +6,11 @@ import "time"
 const (
 	// maxPayload bounds what one frame header may announce.
 	maxPayload = 16 << 20
-	// frameSize is the largest payload that is sent: what base peers send and expect.
-	frameSize = 512 << 10
-	// minFrameSize is how much of a stream is gathered before it goes out as a frame.
+	// frameSize is the largest payload that is sent: what base peers send and expect,
+	// less the header, since the kernel copies whole pages faster.
+	frameSize = 512<<10 - headerSize
+	// minFrameSize is how much of a stream is gathered before it goes out as a frame,
+	// unless its source pauses.
 	minFrameSize = 256 << 10
 
 	// The largest messages, by frame type. Base peers block on larger ones.
@@ -24,6 +26,10 @@ const (
 	maxErrorText = maxResponseHeader - len(headerError)
 )
 
+// maxEmptyReads is how many Reads in a row may return neither a byte nor an error
+// before a source is taken for broken, as bufio does.
+const maxEmptyReads = 100
+
 const (
 	// heartbeatInterval is the silence after which a side sends a heartbeat.
 	heartbeatInterval = 5 * time.Second
@@ -34,8 +40,9 @@ const (
 	requestTimeout = 30 * time.Second
 	// shutdownTimeout bounds an orderly end: the peer has had everything that matters.
 	shutdownTimeout = 10 * time.Second
-	// tick is how exactly the times above are kept. Reads and writes only set flags,
-	// which are looked at once a tick, so that no timer is reset on the way of the data.
+	// tick is how exactly the times above are kept, and half of how long what has been
+	// gathered of a stream waits for more. Reads and writes only set flags, which are
+	// looked at once a tick, so that no timer is reset on the way of the data.
 	tick = 500 * time.Millisecond
 	// resetTimeout bounds the end of a frame, and the reset frame, of a connection that
 	// ends before its time: a courtesy that goes out at once or not at all.

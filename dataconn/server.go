@@ -186,7 +186,7 @@ func (c *conn) answerStream(body []byte, stream io.Reader) error {
 	if err := c.write(success(body)); err != nil {
 		return fmt.Errorf("send response: %w", err)
 	}
-	if err := c.sendStream(stream, func(error) {}); err != nil {
+	if err := c.sendStream(c.ctx, stream, func(error) {}); err != nil {
 		return fmt.Errorf("send stream: %w", err)
 	}
 	return nil

@@ -1,9 +1,11 @@
 package dataconn
 
 import (
+	"context"
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 // A buffer is the one that each running stream needs. When sending, a frame's
@@ -84,22 +86,31 @@ func (s *receivedStream) Close() error {
 	return nil
 }
 
-// sendStream sends what r reads. An error of r goes to readFailed before it goes to
-// the peer; the error returned is the connection's.
-func (c *conn) sendStream(r io.Reader, readFailed func(error)) error {
-	buf := buffers.Get().(*buffer)
-	defer buffers.Put(buf)
-	frame := buf[headroom-headerSize:]
+// An outStream gathers what the Reads of a source return, so that it goes out in
+// large frames. What has been gathered when the source pauses, keep sends: the
+// source's goroutine is busy with its Read then.
+type outStream struct {
+	buf    *buffer
+	unsent atomic.Int64 // payload bytes that have been gathered and not been sent
+	sent   int          // payload bytes before those; the writer's
+}
+
+// sendStream sends what r reads, until it ends or ctx does: an error that r returns
+// then is not the peer's business. Any other error of r goes to readFailed before it
+// goes to the peer; the error returned is the connection's.
+func (c *conn) sendStream(ctx context.Context, r io.Reader, readFailed func(error)) error {
+	c.out.buf = buffers.Get().(*buffer)
+	defer c.dropGathered()
 	for {
-		n, err := c.fill(frame[headerSize:], r)
-		if c.ctx.Err() != nil {
-			return c.reason(errDone)
+		err := c.gather(r)
+		if ctx.Err() != nil {
+			return c.fail(context.Cause(ctx))
 		}
-		if n > 0 {
-			putHeader(frame, typeStream, n)
-			if werr := c.write(frame[:headerSize+n]); werr != nil {
-				return werr
-			}
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
+		}
+		if werr := c.flush(); werr != nil {
+			return werr
 		}
 		if err == io.EOF {
 			return c.write(appendHeader(nil, typeEnd, 0))
@@ -111,12 +122,51 @@ func (c *conn) sendStream(r io.Reader, readFailed func(error)) error {
 	}
 }
 
-// fill reads until there is enough for a frame, r fails or the connection ends.
-func (c *conn) fill(p []byte, r io.Reader) (n int, err error) {
-	for n < minFrameSize && err == nil && c.ctx.Err() == nil {
+// gather reads until there is enough for a frame, r fails or the connection ends.
+func (c *conn) gather(r io.Reader) (err error) {
+	p := c.out.buf[headroom:]
+	for n, empty := 0, 0; n < minFrameSize && err == nil && c.ctx.Err() == nil; {
 		var m int
 		m, err = r.Read(p[n:])
 		n += m
+		c.out.unsent.Add(int64(m))
+		if empty++; m > 0 {
+			empty = 0
+		} else if empty == maxEmptyReads && err == nil {
+			err = io.ErrNoProgress
+		}
 	}
-	return n, err
+	return err
+}
+
+// flush sends what is left of what has been gathered, and makes room.
+func (c *conn) flush() error {
+	c.writer <- struct{}{}
+	defer c.release()
+	err := c.sendGathered()
+	c.out.sent = 0
+	return err
+}
+
+// sendGathered is for the writer. The frame's header takes the place of bytes that
+// have been sent, or of the headroom.
+func (c *conn) sendGathered() error {
+	n := int(c.out.unsent.Load())
+	if n == 0 {
+		return c.writeErr
+	}
+	frame := c.out.buf[headroom-headerSize+c.out.sent:][:headerSize+n]
+	putHeader(frame, typeStream, n)
+	err := c.writeFrames(frame)
+	c.out.sent += n
+	c.out.unsent.Add(int64(-n))
+	return err
+}
+
+// dropGathered gives the buffer back, once keep has no use for it any more.
+func (c *conn) dropGathered() {
+	c.writer <- struct{}{}
+	defer c.release()
+	c.out.unsent.Store(0)
+	buffers.Put(c.out.buf)
 }

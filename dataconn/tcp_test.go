@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/transport"
@@ -25,6 +26,9 @@ func listenTCP(t testing.TB) *net.TCPListener {
 	return l.(*net.TCPListener)
 }
 
+// testTimeout ends what a failing test would wait for.
+const testTimeout = time.Minute
+
 func dialer(addr net.Addr) Dialer {
 	return func(ctx context.Context) (transport.Wire, error) {
 		var d net.Dialer
@@ -32,7 +36,7 @@ func dialer(addr net.Addr) Dialer {
 		if err != nil {
 			return nil, err
 		}
-		return conn.(*net.TCPConn), nil
+		return conn.(*net.TCPConn), conn.SetDeadline(time.Now().Add(testTimeout))
 	}
 }
 
@@ -147,25 +151,27 @@ func TestNoAllocations(t *testing.T) {
 	a, b := tcpPair(t)
 	sender, receiver := newConn(t.Context(), a, false), newConn(t.Context(), b, false)
 	in := inStream{c: receiver}
-	frame, buf := make([]byte, headerSize+64<<10), make([]byte, 128<<10)
+	sender.out.buf = new(buffer)
+	payload, buf := make([]byte, 64<<10), make([]byte, 128<<10)
 	src := bytes.NewReader(nil)
 	send := func() {
-		src.Reset(frame[headerSize:])
-		n, _ := sender.fill(frame[headerSize:], src)
-		putHeader(frame, typeStream, n)
-		if err := sender.write(frame); err != nil {
+		src.Reset(payload)
+		if err := sender.gather(src); err != io.EOF {
+			t.Fatal(err)
+		}
+		if err := sender.flush(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	read := func() {
 		send()
-		if _, err := io.ReadFull(&in, buf[:64<<10]); err != nil {
+		if _, err := io.ReadFull(&in, buf[:len(payload)]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	writeTo := func() {
 		send()
-		for left := 64 << 10; left > 0; {
+		for left := len(payload); left > 0; {
 			b, err := receiver.in.chunk(typeStream)
 			if left -= len(b); err != nil {
 				t.Fatal(err)
@@ -194,82 +200,8 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	}
 	a = wire.(*net.TCPConn)
 	t.Cleanup(func() { a.Close(); b.Close() })
+	if err := b.SetDeadline(time.Now().Add(testTimeout)); err != nil {
+		t.Fatal(err)
+	}
 	return a, b
-}
-
-const benchSize = 1 << 30
-
-// zeros reads benchSize bytes that cost nothing.
-func zeros() io.Reader {
-	return io.LimitReader(readerFunc(func(p []byte) (int, error) { return len(p), nil }), benchSize)
-}
-
-// sink counts what it is given, and hides that io.Discard would read by itself.
-type sink struct{ n int64 }
-
-func (s *sink) Write(p []byte) (int, error) {
-	s.n += int64(len(p))
-	return len(p), nil
-}
-
-// BenchmarkRawTCP is what the benchmarks below are compared with.
-func BenchmarkRawTCP(b *testing.B) {
-	b.SetBytes(benchSize)
-	for b.Loop() {
-		from, to := tcpPair(b)
-		go func() {
-			_, _ = io.CopyBuffer(struct{ io.Writer }{from}, zeros(), make([]byte, frameSize))
-			from.Close()
-		}()
-		var s sink
-		_, _ = io.CopyBuffer(&s, struct{ io.Reader }{to}, make([]byte, frameSize))
-		checkSize(b, s.n, nil)
-	}
-}
-
-func BenchmarkReceive(b *testing.B) {
-	cl := connectTCP(b, receiving(func(_ context.Context, r io.Reader) error {
-		var s sink
-		_, err := io.Copy(&s, r)
-		checkSize(b, s.n, err)
-		return err
-	}))
-	b.SetBytes(benchSize)
-	for b.Loop() {
-		if _, err := cl.Receive(b.Context(), recvReq, zeros()); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkSend(b *testing.B) {
-	cl := connectTCP(b, handler{send: func(context.Context, *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
-		return sendRes, io.NopCloser(zeros()), nil
-	}})
-	b.SetBytes(benchSize)
-	for b.Loop() {
-		_, r, err := cl.Send(b.Context(), sendReq)
-		if err != nil {
-			b.Fatal(err)
-		}
-		var s sink
-		_, err = io.Copy(&s, r)
-		checkSize(b, s.n, err)
-		r.Close()
-	}
-}
-
-func checkSize(b *testing.B, n int64, err error) {
-	if n != benchSize || err != nil {
-		b.Errorf("%d bytes, %v", n, err)
-	}
-}
-
-func BenchmarkPing(b *testing.B) {
-	cl := connectTCP(b, handlePing(nil))
-	for b.Loop() {
-		if _, err := cl.Ping(b.Context(), pingReq); err != nil {
-			b.Fatal(err)
-		}
-	}
 }
