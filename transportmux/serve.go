@@ -3,9 +3,11 @@ package transportmux
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"syscall"
 	"time"
@@ -150,11 +152,36 @@ func (s *server) logRefused(ctx context.Context, p transport.Pending, err error)
 		return // we are ending, the client is not to blame
 	}
 	client := p.RemoteAddr().String()
-	if hint := hintFor(err); hint != "" {
+	switch hint := hintFor(err); {
+	case isDistrust(err):
+		s.logger.Warn("the client did not accept this side's certificate", "client", client, "error", err, "hint", "the client's own message says why")
+	case hint != "":
 		s.logger.Warn("client rejected", "client", client, "error", err, "hint", hint)
-		return
+	default:
+		s.logger.Info("connection refused", "client", client, "error", err)
 	}
-	s.logger.Info("connection refused", "client", client, "error", err)
+}
+
+// The alerts (RFC 8446, section 6.2) about a certificate, but for that of an authority.
+const (
+	firstCertificateAlert tls.AlertError = 42 // bad_certificate
+	lastCertificateAlert  tls.AlertError = 46 // certificate_unknown
+	alertUnknownCA        tls.AlertError = 48
+)
+
+// isDistrust reports whether the client has refused this side's certificate. The type of
+// an alert that came is crypto/tls's own: only its text can be compared.
+func isDistrust(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	for alert := firstCertificateAlert; alert <= lastCertificateAlert; alert++ {
+		if op.Err.Error() == alert.Error() {
+			return true
+		}
+	}
+	return op.Err.Error() == alertUnknownCA.Error()
 }
 
 // hintFor is what to do if the client should have been let in; "" if there is nothing.
@@ -164,9 +191,26 @@ func hintFor(err error) string {
 	case errors.Is(err, transport.ErrPermission):
 		return "if it may connect, add it to `clients` (tcp) or `client_cns` (tls) of the job that serves"
 	case errors.As(err, &untrusted):
-		return "if it may connect, its certificate has to be signed by the authority in `ca` of the job that serves"
+		return certificateHint(untrusted.Err)
 	case errors.Is(err, versionhandshake.ErrVersion):
 		return "update the older of the two sides"
 	}
 	return ""
+}
+
+// certificateHint is what to do about a client's certificate that is not accepted.
+func certificateHint(err error) string {
+	var (
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &authority):
+		return "if it may connect, its certificate has to be signed by the authority in `ca` of the job that serves"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "renew its certificate, unless a clock is wrong"
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return "its certificate is not for clients (extendedKeyUsage)"
+	}
+	return "make its certificate anew"
 }

@@ -25,7 +25,8 @@ can be resumed. A second signal stops at once; that is safe too.
 Logs go to standard error, as global.logging says.`,
 		Example: `  dualrepl daemon
   dualrepl daemon --config ./sink.yml`,
-		Args: arguments(),
+		Args:        arguments(),
+		Annotations: map[string]string{wayOn: ""},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.load()
 			if err != nil {

@@ -21,10 +21,12 @@ func newListCommand(a *app) *cobra.Command {
 		Long: `Lists filesystems and their versions: what the snapshots of a push, source or snap job
 are, or what a sink or pull job has received. A sink's filesystems begin with the
 identity of the client that pushed them. Names with # are bookmarks: replication
-cursors, which have no files.`,
+cursors, which have no files. Versions are listed from old to new; damaged ones, whose
+age nobody knows, come last.`,
 		Example: `  dualrepl list
   dualrepl list backups
-  dualrepl list backups --json | jq -r '.[].filesystems[].versions[-1].name'`,
+  dualrepl list backups --json |
+    jq -r '.[].filesystems[] | [.versions[] | select(.type=="snapshot" and .damaged==null)][-1].name'`,
 		Args: arguments("[JOB]"),
 	}
 	asJSON := addJSONFlag(cmd)
@@ -69,7 +71,7 @@ type listResult struct {
 
 type listFilesystem struct {
 	Name     string        `json:"name"`
-	Versions []listVersion `json:"versions"` // oldest first
+	Versions []listVersion `json:"versions"` // oldest first, damaged ones last
 }
 
 type listVersion struct {
@@ -100,14 +102,18 @@ func newListResult(job *daemon.Job) (listResult, error) {
 }
 
 func newListVersion(v dir.StoredVersion) listVersion {
-	kind := "snapshot"
-	if v.Bookmark {
-		kind = "bookmark"
-	}
 	return listVersion{
-		Type: kind, Name: v.Name, GUID: guid(v.GUID), Creation: v.Creation.UTC(),
+		Type: typeOf(v.Bookmark), Name: v.Name, GUID: guid(v.GUID), Creation: v.Creation.UTC(),
 		Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent, Damaged: v.Damaged,
 	}
+}
+
+// typeOf names what a version is, for scripts.
+func typeOf(bookmark bool) string {
+	if bookmark {
+		return "bookmark"
+	}
+	return "snapshot"
 }
 
 // separators stand between a filesystem and its version, by the version's type.
@@ -152,11 +158,11 @@ func versionRow(filesystem string, v listVersion) []string {
 	if v.Damaged != "" {
 		return []string{name, "damaged: " + v.Damaged}
 	}
-	row := []string{
-		name,
-		v.Creation.Local().Format(time.DateTime),
-		strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes)), v.GUID,
+	files, size := strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes))
+	if v.Type == "bookmark" {
+		files, size = "", ""
 	}
+	row := []string{name, v.Creation.Local().Format(time.DateTime), files, size, v.GUID}
 	if v.Inconsistent {
 		row = append(row, "inconsistent")
 	}

@@ -31,14 +31,10 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
-// run is main without the process around it. The first SIGINT or SIGTERM ends the
-// work in an orderly way; a second one ends the process at once, as if there were
-// no handler, which is safe at any moment.
+// run is main without the process around it.
 func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	a := &app{}
 	root := newRoot(a)
 	root.SetArgs(args)
@@ -48,15 +44,28 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	if wayOn := cmd.Annotations[wayOn]; wayOn != "" && ctx.Err() != nil {
-		fmt.Fprintln(stderr, "dualrepl: interrupted:", wayOn)
+	if text := cmd.Annotations[wayOn]; text != "" && cmd.Context().Err() != nil {
+		fmt.Fprintln(stderr, "dualrepl: interrupted:", text)
 		return exitInterrupted
 	}
 	return a.report(stderr, cmd, err)
 }
 
-// wayOn is the annotation of commands that a signal interrupts: how to go on after that.
+// wayOn is the annotation of commands whose context a signal ends: how to go on after
+// that. It is empty where that is an end like any other.
 const wayOn = "interrupted"
+
+// watchSignals lets the first SIGINT or SIGTERM end the command's context, for an orderly
+// end. A second one ends the process at once, as if there were no handler, which is safe
+// at any moment. Commands that watch no context end so by the first.
+func watchSignals(cmd *cobra.Command) {
+	if _, watches := cmd.Annotations[wayOn]; !watches {
+		return
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	cmd.SetContext(ctx)
+}
 
 // app is what the commands have in common.
 type app struct {
@@ -99,12 +108,22 @@ Exit codes:
 }
 
 // start is called before every command, once its arguments are known to be well.
-func (a *app) start(*cobra.Command, []string) error {
+func (a *app) start(cmd *cobra.Command, _ []string) error {
 	if a.configFile == "" {
 		return errors.New("--config names no file")
 	}
+	watchSignals(cmd)
 	a.started = true
 	return nil
+}
+
+// command is a command line for a person to copy, with the configuration file of this one.
+func (a *app) command(args ...string) string {
+	words := append([]string{"dualrepl"}, args...)
+	if a.configFile != config.DefaultPath {
+		words = append(words, "--config", quote(a.configFile))
+	}
+	return strings.Join(words, " ")
 }
 
 // report prints an error once, and returns the exit code that it deserves.

@@ -2,17 +2,24 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -41,7 +48,8 @@ func TestScripts(t *testing.T) {
 		Setup: setupScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "certs": makeCerts, "example": example,
-			"start": start, "await": await, "end": end, "glob": glob, "damage": damage,
+			"start": start, "await": await, "end": end, "glob": glob,
+			"damage": damage, "damagelast": damageLast, "selfsigned": selfSigned,
 		},
 		RequireUniqueNames: true,
 	})
@@ -127,11 +135,51 @@ func damage(ts *testscript.TestScript, _ bool, args []string) {
 	files, err := filepath.Glob(ts.MkAbs(args[0]))
 	ts.Check(err)
 	for _, file := range files {
-		data, err := os.ReadFile(file)
-		ts.Check(err)
-		data[0] ^= 1
-		ts.Check(os.Chmod(file, 0o600))
-		ts.Check(os.WriteFile(file, data, 0))
+		damageFile(ts, file)
+	}
+}
+
+// damagelast PATTERN damages the last of the files by name: that of the newest version.
+func damageLast(ts *testscript.TestScript, _ bool, args []string) {
+	files, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	damageFile(ts, slices.Max(files))
+}
+
+func damageFile(ts *testscript.TestScript, file string) {
+	data, err := os.ReadFile(file)
+	ts.Check(err)
+	data[0] ^= 1
+	ts.Check(os.Chmod(file, 0o600))
+	ts.Check(os.WriteFile(file, data, 0))
+}
+
+// selfsigned FILE FLAW makes a certificate, FILE.crt and FILE.key, that is its own authority.
+func selfSigned(ts *testscript.TestScript, _ bool, args []string) {
+	name := filepath.Base(args[0])
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: name},
+		DNSNames:     []string{name},
+		NotAfter:     time.Now().Add(time.Hour),
+	}
+	switch args[1] {
+	case "expired":
+		template.NotAfter = time.Now().Add(-time.Hour)
+	case "clients-only":
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case "servers-only":
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	}
+	public, private, err := ed25519.GenerateKey(nil)
+	ts.Check(err)
+	cert, err := x509.CreateCertificate(nil, template, template, public, private)
+	ts.Check(err)
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	ts.Check(err)
+	ts.Check(os.MkdirAll(filepath.Dir(ts.MkAbs(args[0])), 0o700))
+	for suffix, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: cert}, ".key": {Type: "PRIVATE KEY", Bytes: key}} {
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+suffix), pem.EncodeToMemory(block), 0o600))
 	}
 }
 

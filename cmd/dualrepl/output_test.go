@@ -5,13 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/internal/daemon"
+	"github.com/dualrepl/dualrepl/internal/terminal"
 )
 
 // TestExitCodes: each kind of error has its code, and is printed once, without what
@@ -55,7 +58,7 @@ func TestIncompleteRestore(t *testing.T) {
 	}
 	r := newRestoreResult(&dir.RestoreReport{
 		Filesystem: "docs", Version: "v", Files: 1, Bytes: 2,
-		NotApplied: []dir.Mismatch{{Problem: "owner 7:7: no"}, {Path: "a\nb\xff", Problem: "mode: no"}},
+		NotApplied: []dir.Mismatch{{Problem: "owner 7:7: no"}, {Path: "a\nb\xff", Problem: "mode: no"}, {Path: "c", Problem: "owner 7:7: no"}},
 	}, "to")
 	cmd, stdout, stderr := newOutput()
 	if err := printRestore(cmd, r, true, false); err != nil {
@@ -64,10 +67,10 @@ func TestIncompleteRestore(t *testing.T) {
 	if want := "docs@v is restored to to, except for what is listed below: 1 file, 2 B\n"; stdout.String() != want {
 		t.Errorf("printed %q, want %q", stdout, want)
 	}
-	if want := "Could not be applied:\n  \".\": owner 7:7: no\n  \"a\\nb\\xff\": mode: no\n"; stderr.String() != want {
+	if want := "Could not be applied:\n  \".\" and 1 more: owner 7:7: no\n  \"a\\nb\\xff\": mode: no\n"; stderr.String() != want {
 		t.Errorf("listed %q, want %q", stderr, want)
 	}
-	if err := r.incomplete(); !errors.Is(err, errIncomplete) || !strings.Contains(err.Error(), "2 things") {
+	if err := r.incomplete(); !errors.Is(err, errIncomplete) || !strings.Contains(err.Error(), "3 things") {
 		t.Errorf("error is %v", err)
 	}
 }
@@ -95,6 +98,43 @@ func TestIncompleteSnapshots(t *testing.T) {
 	for _, want := range []string{"docs@v does not have as it was:\n  \"a\" is left out\n", "Damaged in the version before:\n  b\\xff\n"} {
 		if !strings.Contains(stderr.String(), want) {
 			t.Errorf("listed %q, want %q", stderr, want)
+		}
+	}
+}
+
+// TestNoProgress: without a terminal nobody finds out how much there will be.
+func TestNoProgress(t *testing.T) {
+	bars := terminal.NewProgress(&strings.Builder{})
+	defer bars.Close()
+	if oneAfterAnother(bars) != nil {
+		t.Error("progress that nobody sees")
+	}
+}
+
+// TestSignals: commands that a signal ends in an orderly way have a context that ends with
+// it; any other ends at once.
+func TestSignals(t *testing.T) {
+	a := &app{}
+	watching := []string{"daemon", "quickstart", "replicate", "restore", "snapshot", "verify"}
+	for _, cmd := range newRoot(a).Commands() {
+		cmd.SetContext(t.Context())
+		if err := a.start(cmd, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := cmd.Context() != t.Context(); got != slices.Contains(watching, cmd.Name()) {
+			t.Errorf("%s: watches signals: %v", cmd.Name(), got)
+		}
+	}
+}
+
+// TestCommand: what a hint says can be copied.
+func TestCommand(t *testing.T) {
+	for file, want := range map[string]string{
+		config.DefaultPath: "dualrepl snapshot docs",
+		"./my push.yml":    "dualrepl snapshot docs --config './my push.yml'",
+	} {
+		if got := (&app{configFile: file}).command("snapshot", "docs"); got != want {
+			t.Errorf("%s: %s, want %s", file, got, want)
 		}
 	}
 }

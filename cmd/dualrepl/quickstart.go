@@ -60,15 +60,14 @@ func runQuickstart(cmd *cobra.Command, source, work string, remove, asJSON bool)
 		Logger:    terminal.NewLogger(bars),
 	})
 	bars.Close()
-	if err != nil {
+	switch {
+	case err != nil && result.Work == "":
+		return marked{err, errUsage} // DIR or WORK cannot be used
+	case err != nil:
 		printPlace(cmd.ErrOrStderr(), result.Work, remove)
 		return err
 	}
-	print := printTour
-	if asJSON {
-		print = func(w io.Writer, r *quickstart.Result, _ bool) error { return printJSON(w, r) }
-	}
-	return firstError(print(cmd.OutOrStdout(), result, remove), incompleteTour(result))
+	return firstError(printTour(cmd.OutOrStdout(), result, remove, asJSON), incompleteTour(result))
 }
 
 // incompleteTour is errIncomplete if something was left out. Sockets always are.
@@ -81,13 +80,11 @@ func incompleteTour(r *quickstart.Result) error {
 
 // printPlace tells where a tour that did not come to its end left what it wrote.
 func printPlace(w io.Writer, work string, removed bool) {
-	switch {
-	case work == "":
-	case removed:
+	if removed {
 		fmt.Fprintln(w, "what was written to", terminal.Printable(work), "is removed")
-	default:
-		fmt.Fprintln(w, "what was written is still in", terminal.Printable(work)+", for a look")
+		return
 	}
+	fmt.Fprintln(w, "what was written is still in", terminal.Printable(work)+", for a look")
 }
 
 // headline says how much of the directory was replicated.
@@ -105,7 +102,10 @@ func headline(r *quickstart.Result) string {
 	return "Everything in " + r.Source + " is replicated except for " + strings.Join(except, " and ")
 }
 
-func printTour(w io.Writer, r *quickstart.Result, removed bool) error {
+func printTour(w io.Writer, r *quickstart.Result, removed, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, r)
+	}
 	fmt.Fprintf(w, "\n%s.\n", terminal.Printable(headline(r)))
 	fmt.Fprintf(w, "The newest version, restored from the passive side, is equal to what was sent:\n")
 	fmt.Fprintf(w, "%s compared in content and every attribute.\n\n", counted(r.Compared, "entry"))
@@ -175,7 +175,7 @@ func printWayOn(w io.Writer, r *quickstart.Result) error {
 	fmt.Fprintf(w, `
 To go on (the active side takes snapshots of %s from now on, not of the scratch copy):
   %s daemon --config %s &
-  %s daemon --config %s
+  %s daemon --config %s &
   %s list --config %s
 `, r.Source, program, quote(r.SinkConfig), program, quote(r.PushConfig), program, quote(r.SinkConfig))
 	return err

@@ -15,7 +15,6 @@ func TestPrintPlace(t *testing.T) {
 		removed bool
 		want    string
 	}{
-		{"", false, ""},
 		{"/w", false, "what was written is still in /w, for a look\n"},
 		{"/w", true, "what was written to /w is removed\n"},
 	} {

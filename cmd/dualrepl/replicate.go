@@ -38,10 +38,13 @@ When it is interrupted, the next replication goes on where this one stopped.`,
 		}
 		result, err := job.Replicate(cmd.Context(), newFollower(bars).follow)
 		bars.Close()
+		if errors.Is(err, daemon.ErrWithin) {
+			return fmt.Errorf("%w: run `%s`", err, a.command("daemon"))
+		}
 		if result == nil {
 			return err
 		}
-		return firstError(err, printReplication(cmd.OutOrStdout(), result, *asJSON), noSnapshotError(job, result))
+		return firstError(err, printReplication(cmd.OutOrStdout(), result, *asJSON), a.noSnapshotError(job, result))
 	}
 	return cmd
 }
@@ -89,10 +92,10 @@ func printReplication(w io.Writer, r *daemon.Replication, asJSON bool) error {
 
 // noSnapshotError tells of filesystems that have nothing to replicate, which a person who
 // replicates them did not expect.
-func noSnapshotError(job *daemon.Job, r *daemon.Replication) error {
+func (a *app) noSnapshotError(job *daemon.Job, r *daemon.Replication) error {
 	wayOut := "run `dualrepl snapshot` for its job on the passive side"
 	if job.Type() == config.TypePush {
-		wayOut = "run `dualrepl snapshot " + job.Name() + "`"
+		wayOut = "run `" + a.command("snapshot", job.Name()) + "`"
 	}
 	var errs []error
 	for _, fs := range r.Filesystems {

@@ -19,14 +19,18 @@ func newRestoreCommand(a *app) *cobra.Command {
 		Use:   "restore JOB FILESYSTEM[@VERSION] TARGET",
 		Short: "Restore a version from a job's store to a new directory",
 		Long: `Makes TARGET what the directory was when the version was taken, with every attribute.
-Without @VERSION the newest one is restored. TARGET must not exist, or be empty, its
-parent must exist, and it must lie apart from all that the configuration names. Names are
-those of dualrepl list.
+Without @VERSION the newest one is restored; where one is damaged, so that nobody knows
+which is the newest, a version has to be named. Names are those of dualrepl list.
+
+TARGET must not exist, or be empty, and its parent must exist. It must lie apart from all
+that the configuration names, but for one place: a directory that was lost may be restored
+to where snapshots of it are taken.
 
 What could not be applied (owners and devices without root, what the target's file system
 does not have) is listed, and the exit code is 3.`,
 		Example: `  dualrepl restore backups alice/docs /tmp/docs
-  dualrepl restore docs docs@dr_20261121_120000_000 /tmp/docs`,
+  dualrepl restore docs docs@dr_20261121_120000_000 /tmp/docs
+  dualrepl restore docs docs /home/alice/docs`,
 		Args:        arguments("JOB", "FILESYSTEM[@VERSION]", "TARGET"),
 		Annotations: map[string]string{wayOn: "TARGET has a part of it; remove that and run it again"},
 	}
@@ -54,7 +58,7 @@ func restore(cmd *cobra.Command, job *daemon.Job, name, target string) (*dir.Res
 	}
 	bars := terminal.NewProgress(cmd.ErrOrStderr())
 	defer bars.Close()
-	report, err := job.Restore(cmd.Context(), filesystem, version, target, bars.Set)
+	report, err := job.Restore(cmd.Context(), filesystem, version, target, oneAfterAnother(bars))
 	if errors.Is(err, endpoint.ErrInvalid) {
 		err = marked{err, errUsage}
 	}
@@ -133,16 +137,41 @@ func printRestore(cmd *cobra.Command, r restoreResult, whole, asJSON bool) error
 		r.Filesystem, r.Version, r.Target, except, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)))
 	fmt.Fprintln(cmd.OutOrStdout(), terminal.Printable(line))
 	printSome(cmd.ErrOrStderr(), "Damaged in the store:", problemLines(r.Damaged))
-	printSome(cmd.ErrOrStderr(), "Could not be applied:", problemLines(r.NotApplied))
+	printSome(cmd.ErrOrStderr(), "Could not be applied:", groupLines(r.NotApplied))
 	printSome(cmd.ErrOrStderr(), "Not of one moment, since the snapshot was taken:", r.Inconsistent)
 	return nil
 }
 
-// problemLines writes the filesystem's own directory, whose path is empty, as ".".
+// problemLines writes a line for each entry.
 func problemLines(problems []entryProblem) []string {
 	lines := make([]string, len(problems))
 	for i, p := range problems {
-		lines[i] = `"` + cmp.Or(p.Path, ".") + `": ` + p.Problem
+		lines[i] = p.name() + ": " + p.Problem
 	}
 	return lines
 }
+
+// groupLines writes a line for each problem, with the first of the entries that have it:
+// what this process may not do, it may not do with any of them.
+func groupLines(problems []entryProblem) []string {
+	var firsts []entryProblem
+	count := make(map[string]int)
+	for _, p := range problems {
+		if count[p.Problem] == 0 {
+			firsts = append(firsts, p)
+		}
+		count[p.Problem]++
+	}
+	lines := make([]string, len(firsts))
+	for i, p := range firsts {
+		more := ""
+		if n := count[p.Problem] - 1; n > 0 {
+			more = fmt.Sprintf(" and %d more", n)
+		}
+		lines[i] = p.name() + more + ": " + p.Problem
+	}
+	return lines
+}
+
+// name is the entry's path; that of the filesystem's own directory is empty.
+func (p entryProblem) name() string { return `"` + cmp.Or(p.Path, ".") + `"` }

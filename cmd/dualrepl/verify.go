@@ -14,7 +14,7 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Use:   "verify JOB",
 		Short: "Check every file of a job's versions against its manifest",
 		Long: `Reads every file of every version in the job's store and compares type, size and BLAKE3
-with the version's manifest. It exits with 1 if anything does not match. It may run
+with the version's manifest; of a bookmark, it checks the manifest. It exits with 1 if anything does not match. It may run
 beside the daemon.`,
 		Example: `  dualrepl verify backups
   dualrepl verify backups --json | jq '.[] | select(.good | not)'`,
@@ -37,8 +37,12 @@ beside the daemon.`,
 	return cmd
 }
 
-// oneAfterAnother ends the bar of one version when the next one's begins.
+// oneAfterAnother ends the bar of one version when the next one's begins. It is nil where
+// there are no bars.
 func oneAfterAnother(bars *terminal.Progress) daemon.StoreProgress {
+	if !bars.Draws() {
+		return nil
+	}
 	last := ""
 	return func(name string, done, total uint64) {
 		if name != last {
@@ -52,6 +56,7 @@ func oneAfterAnother(bars *terminal.Progress) daemon.StoreProgress {
 // verifyResult is a daemon.Verified for scripts.
 type verifyResult struct {
 	Filesystem string         `json:"filesystem"`
+	Type       string         `json:"type"` // snapshot, or bookmark, which has a manifest and no files
 	Version    string         `json:"version"`
 	Good       bool           `json:"good"`
 	Files      int64          `json:"files"`
@@ -63,7 +68,9 @@ type verifyResult struct {
 func newVerifyResults(verified []daemon.Verified) []verifyResult {
 	results := make([]verifyResult, len(verified))
 	for i, v := range verified {
-		results[i] = verifyResult{Filesystem: v.Filesystem, Version: v.Version, Good: v.Good(), Mismatches: []entryProblem{}}
+		results[i] = verifyResult{
+			Filesystem: v.Filesystem, Type: typeOf(v.Bookmark), Version: v.Version, Good: v.Good(), Mismatches: []entryProblem{},
+		}
 		if v.Err != nil {
 			results[i].Error = v.Err.Error()
 		}
@@ -83,7 +90,7 @@ func printVerified(cmd *cobra.Command, results []verifyResult, asJSON bool) erro
 		fmt.Fprintln(cmd.OutOrStdout(), "no versions yet")
 	}
 	for _, r := range results {
-		name := terminal.Printable(r.Filesystem + "@" + r.Version) // a peer had a say in the names
+		name := terminal.Printable(r.Filesystem + separators[r.Type] + r.Version) // a peer had a say in the names
 		if r.Good {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: good: %s, %s\n", name, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)))
 		}

@@ -26,6 +26,7 @@ type assembler struct {
 	part     *partial
 	body     io.Reader
 
+	fromInfo versionInfo
 	fromTree *treeCursor // nil: a full step
 	tree     *treeCursor
 	again    *treeCursor // also the new tree: files that are reused in it
@@ -73,7 +74,7 @@ func (a *assembler) build() error {
 		*c = newTreeCursor(top)
 		defer (*c).Close()
 	}
-	a.io = newFileIOIn(a.tree.top.root)
+	a.io = newFileIO(a.tree.top.root)
 	return a.run()
 }
 
@@ -105,13 +106,18 @@ func (a *assembler) run() error {
 }
 
 // broken names the entry. A file with wrong content is received again from its
-// start, lest a resumed step meets the same bytes for ever.
+// start, lest a resumed step meets the same bytes for ever. Where it was begun before
+// the step broke, it may not be the only one that is wrong.
 func (a *assembler) broken(e *Entry, start int64, err error) error {
 	err = fmt.Errorf("%q: %w", e.Path, err)
-	if errors.Is(err, errContent) {
-		err = errors.Join(err, a.part.rewind(min(start, a.part.pos)))
+	if !errors.Is(err, errContent) || errors.Is(err, errLost) {
+		return err
 	}
-	return err
+	pos := min(start, a.part.pos)
+	if start < a.part.had {
+		pos = min(pos, a.part.sure)
+	}
+	return errors.Join(err, a.part.rewind(pos))
 }
 
 // resumeAt finds the first entry that may be incomplete: the file that has the last
@@ -129,8 +135,9 @@ func (a *assembler) resumeAt() int {
 	return len(a.to.Entries)
 }
 
-// skip passes over an entry that was made before the step broke.
-func (a *assembler) skip(e *Entry, _ FilePlan) error {
+// skip passes over an entry that was made before the step broke. A file is read again
+// if something was written to it that is not surely on disk.
+func (a *assembler) skip(e *Entry, file FilePlan) error {
 	if a.ctx.Err() != nil {
 		return context.Cause(a.ctx)
 	}
@@ -141,14 +148,17 @@ func (a *assembler) skip(e *Entry, _ FilePlan) error {
 	if err == nil {
 		err = dir.expect(name, e)
 	}
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	if err == nil && len(file.Extents) > 0 && a.at+file.Literal >= a.part.sure {
+		_, err = checkContent(a.ctx, dir, name, e.Hash)
+	}
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, errContent) {
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	return err
 }
 
 // errLost is in the chain if something that was received before the step broke is not
-// there as it was: then nothing of it can be trusted, and the step starts anew.
+// there as it was: then nothing of it can be trusted but what is surely on disk.
 var errLost = fmt.Errorf("%w: what was received before is damaged", endpoint.ErrStaleToken)
 
 // expect checks that a node is there; its content is what Verify is for.
@@ -177,7 +187,7 @@ func (a *assembler) entry(e *Entry, file FilePlan) error {
 	case !e.inTree():
 		return nil
 	}
-	if a.part.resumed && a.part.pos <= a.at {
+	if a.part.had > 0 && a.part.pos <= a.at {
 		if err := dir.remove(name); err != nil {
 			return err
 		}
@@ -197,7 +207,7 @@ func (e *Entry) inTree() bool {
 func (a *assembler) dir(dir *treeDir, name string, e *Entry) error {
 	if e.Path != "" {
 		err := dir.root.Mkdir(name, 0o700)
-		if a.part.resumed && errors.Is(err, os.ErrExist) {
+		if a.part.had > 0 && errors.Is(err, os.ErrExist) {
 			err = dir.expect(name, e)
 		}
 		if err != nil {
@@ -244,17 +254,31 @@ func (a *assembler) file(dir *treeDir, name string, e *Entry, file FilePlan) (li
 // is not read again; that is what Verify is for.
 func (a *assembler) reuse(tree *treeCursor, same *Entry, dir *treeDir, name string, e *Entry) (linked bool, err error) {
 	src, srcName, err := tree.parent(same.Path)
-	if err != nil {
-		return false, err
+	var st unix.Stat_t
+	if err == nil {
+		st, err = src.stat(srcName)
 	}
-	st, err := src.stat(srcName)
-	if err != nil {
-		return false, err
+	if err == nil && (typeOf(&st) != TypeFile || st.Size != e.Size) {
+		err = fmt.Errorf("%w: there is a %s of %d bytes", errContent, typeOf(&st), st.Size)
 	}
-	if typeOf(&st) != TypeFile || st.Size != e.Size {
-		return false, fmt.Errorf("%w: it should be that of %q", errContent, same.Path)
+	if err == nil {
+		linked, err = a.io.reuse(a.ctx, src, srcName, dir, name, e.Hash)
+		if !errors.Is(err, errContent) {
+			return linked, err // what fails else is to write
+		}
 	}
-	return a.io.reuse(a.ctx, src, srcName, dir, name, e.Hash)
+	if tree == a.fromTree {
+		return false, a.fromDamaged(same.Path, err)
+	}
+	return false, fmt.Errorf("%q: %w", same.Path, err)
+}
+
+// fromDamaged is the error of a file of the version before that is not as it was.
+func (a *assembler) fromDamaged(path string, err error) error {
+	if a.ctx.Err() != nil {
+		return context.Cause(a.ctx)
+	}
+	return a.part.fs.damaged(a.fromInfo, fmt.Errorf("%q: %w", path, err))
 }
 
 // dirTimes sets the times of directories, which were changed by what was put into
@@ -289,24 +313,24 @@ func (a *assembler) fill(dst *os.File, e *Entry, file FilePlan) error {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
 	s.hash.Reset()
-	w := &fileWriter{assembler: a, scratch: s, dst: dst}
+	w := &fileWriter{assembler: a, scratch: s, entry: e, dst: dst}
 	defer w.close()
 	// First, so that a size that cannot be is refused before it is hashed.
 	if err := dst.Truncate(e.Size); err != nil {
 		return err
 	}
-	if err := w.extents(e, file.Extents); err != nil {
+	if err := w.extents(file.Extents); err != nil {
 		return err
 	}
 	if Digest(s.hash.Sum(nil)) != e.Hash {
-		return errContent
+		return w.wrong()
 	}
 	return nil
 }
 
 // open opens the file to write: a new one, or the one that has literals already.
 func (a *assembler) open(dir *treeDir, name string) (*os.File, error) {
-	if a.part.pos <= a.at || !a.part.resumed {
+	if a.part.pos <= a.at || a.part.had == 0 {
 		return dir.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	}
 	st, err := dir.root.Lstat(name)
@@ -326,9 +350,10 @@ func (a *assembler) open(dir *treeDir, name string) (*os.File, error) {
 type fileWriter struct {
 	*assembler
 	*scratch
-	dst *os.File
-	old *os.File // the same path in the version before; opened for the first copy
-	off int64    // what lies before is hashed
+	entry *Entry
+	dst   *os.File
+	old   *os.File // the same path in the version before; opened for the first copy
+	off   int64    // what lies before is hashed
 }
 
 func (w *fileWriter) close() {
@@ -337,7 +362,23 @@ func (w *fileWriter) close() {
 	}
 }
 
-func (w *fileWriter) extents(e *Entry, extents []Extent) error {
+// wrong says why the file is not what it should be: because of what came, unless it is
+// the old file that is wrong.
+func (w *fileWriter) wrong() error {
+	if w.old == nil {
+		return errContent
+	}
+	dir, name, err := w.fromTree.parent(w.entry.Path)
+	if i, ok := w.from.lookup(w.entry.Path); ok && err == nil {
+		_, err = checkContent(w.ctx, dir, name, w.from.Entries[i].Hash)
+	}
+	if err != nil {
+		return w.fromDamaged(w.entry.Path, err)
+	}
+	return errContent
+}
+
+func (w *fileWriter) extents(extents []Extent) error {
 	for _, x := range extents {
 		if err := w.skip(x.Off); err != nil {
 			return err
@@ -346,11 +387,11 @@ func (w *fileWriter) extents(e *Entry, extents []Extent) error {
 			if err := w.literal(x.Len); err != nil {
 				return err
 			}
-		} else if err := w.copy(e.Path, x); err != nil {
+		} else if err := w.copy(x); err != nil {
 			return err
 		}
 	}
-	return w.skip(e.Size)
+	return w.skip(w.entry.Size)
 }
 
 // skip leaves a hole up to off.
@@ -385,14 +426,14 @@ func (w *fileWriter) literal(n int64) error {
 }
 
 // copy takes an extent from the version before.
-func (w *fileWriter) copy(path string, x Extent) error {
+func (w *fileWriter) copy(x Extent) error {
 	if w.old == nil {
-		dir, name, err := w.fromTree.parent(path)
-		if err != nil {
-			return err
+		dir, name, err := w.fromTree.parent(w.entry.Path)
+		if err == nil {
+			w.old, err = dir.openRegular(name)
 		}
-		if w.old, err = dir.openRegular(name); err != nil {
-			return err
+		if err != nil {
+			return w.fromDamaged(w.entry.Path, err)
 		}
 	}
 	end := x.Off + x.Len
@@ -416,7 +457,7 @@ func (w *fileWriter) copyTo(end, delta int64, write bool) error {
 		}
 		p := w.buf[:min(end-w.off, int64(len(w.buf)))]
 		if err := readAt(w.old, p, w.off+delta); err != nil {
-			return err
+			return w.fromDamaged(w.entry.Path, err)
 		}
 		if write {
 			if _, err := w.dst.WriteAt(p, w.off); err != nil {

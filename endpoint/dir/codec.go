@@ -344,15 +344,11 @@ func DecodeManifest(data []byte) (*Manifest, error) {
 }
 
 func decodeManifest(data []byte) (*Manifest, error) {
-	body := len(data) - len(Digest{})
-	if body < 0 || body > MaxManifestBytes {
-		return nil, errMalformed
+	body, digest, err := splitManifest(data)
+	if err != nil {
+		return nil, err
 	}
-	digest := Digest(blake3.Sum256(data[:body]))
-	if digest != Digest(data[body:]) {
-		return nil, errors.New("its digest does not match: it is damaged")
-	}
-	d := newDecoder(data[:body])
+	d := newDecoder(body)
 	m, err := d.manifestHeader()
 	if err != nil {
 		return nil, err
@@ -366,6 +362,19 @@ func decodeManifest(data []byte) (*Manifest, error) {
 		return nil, errors.New("its counts do not match its entries")
 	}
 	return m, m.validate()
+}
+
+// splitManifest checks an encoded manifest's digest, and parts it from what it is of.
+func splitManifest(data []byte) (body []byte, digest Digest, err error) {
+	n := len(data) - len(digest)
+	if n < 0 || n > MaxManifestBytes {
+		return nil, digest, errMalformed
+	}
+	digest = blake3.Sum256(data[:n])
+	if digest != Digest(data[n:]) {
+		return nil, digest, errors.New("the manifest's digest does not match")
+	}
+	return data[:n], digest, nil
 }
 
 func (d *decoder) manifestHeader() (*Manifest, error) {

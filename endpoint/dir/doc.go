@@ -21,21 +21,28 @@
 // What a version has: files with their holes, directories, symbolic links, names of
 // one file, FIFOs and devices, each with mode, owner, mtime and extended attributes.
 // Sockets are left out. In the tree, files cannot be written to, set-id bits are off,
-// owners are set only by root; FIFOs and devices are at most in a receiver's. Several
+// owners are set only by root; FIFOs and devices are only in the manifest. Several
 // versions may have a file in common, whose mode and mtime are then those of the
 // oldest.
 //
 // How changes are found: a file is read if its inode, size, mtime or ctime is not as it
 // was. Data that is not on disk yet is written there before it is read, since only then
 // a later write through a memory mapping sets these times. On tmpfs such a write
-// never does; SnapshotOptions.Full reads everything. What cannot be read, for a lack
-// of permission or a bad block, is left out, and the version is marked and its report
-// says so: no file prevents all versions.
+// never does; SnapshotOptions.Full reads everything. At another path a file is known by
+// its inode only on file systems where numbers stay: ext4, XFS, btrfs, ZFS, F2FS, tmpfs,
+// overlays, NFS. Others, as vfat, exfat and sshfs, may number files anew with each mount,
+// and have no ctime of their own: there only Full notices an edit of the same size whose
+// mtime was put back.
+//
+// What is missing: a file that someone holds a lease on, as Samba does, is waited for.
+// What cannot be read, for a lack of permission or a bad block, is left out, and the
+// version is marked and its report says so: no file prevents all versions.
 //
 // Who keeps a version: holds, in state.json, those of a step that may be resumed and of
-// what a receiver got last; and a shared flock on the tree, while it is sent. Both are taken
-// and looked for under one lock, .dualrepl/state.lock. Cursors and holds of a sender are
-// the job's or, where clients pull from it, each client's (job, space, identity).
+// what a receiver got last; and a shared flock on the tree, while it is sent, verified or
+// restored. Holds change under .dualrepl/state.lock; a destroy looks for them under it, and
+// keeps the tree's flock until the version is out of sight. Cursors and holds of a sender
+// are the job's or, where clients pull from it, each client's (job, space, identity).
 //
 // What a crash leaves: a version appears in one rename, after everything in it was
 // synced to disk, so it is complete or absent. An interrupted snapshot is gone, an

@@ -40,24 +40,15 @@ type contentInfo struct {
 }
 
 // fileIO puts file contents into one store, or into one restored directory. It is
-// safe for concurrent use.
+// safe for concurrent use, if progress is.
 type fileIO struct {
-	clones bool // files can share blocks there
+	clones   bool            // files can share blocks there
+	progress func(off int64) // told how far a file was read; nil: nobody is
 }
 
-// newFileIO finds out whether files below storeDir can share blocks. It leaves no
-// trace in storeDir.
-func newFileIO(storeDir string) *fileIO {
-	root, err := os.OpenRoot(storeDir)
-	if err != nil {
-		return &fileIO{} // whoever uses storeDir next meets the error
-	}
-	defer root.Close()
-	return newFileIOIn(root)
-}
-
-// newFileIOIn is newFileIO for an open directory.
-func newFileIOIn(root *os.Root) *fileIO { return &fileIO{clones: probeClone(root)} }
+// newFileIO finds out whether files below dir can share blocks. It leaves no trace
+// there.
+func newFileIO(dir *os.Root) *fileIO { return &fileIO{clones: probeClone(dir)} }
 
 // probeClone clones one nameless file to another.
 func probeClone(dir *os.Root) bool {
@@ -97,27 +88,32 @@ func (f *fileIO) ingest(ctx context.Context, src *os.File, dstDir *os.Root, dstN
 // fill clones or copies src into the empty file dst.
 func (f *fileIO) fill(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
 	if f.clones && unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		return readContent(ctx, dst, nil, chunked)
+		return f.read(ctx, dst, nil, chunked)
 	}
-	return copyContent(ctx, src, dst, chunked)
+	return f.copy(ctx, src, dst, chunked)
 }
 
-// copyContent makes dst, whatever it held, a copy of src.
-func copyContent(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
+// copy makes dst, whatever it held, a copy of src.
+func (f *fileIO) copy(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
 	// A clone that failed half-way may have left some of a source.
 	if err := dst.Truncate(0); err != nil {
 		return contentInfo{}, err
 	}
-	info, err := readContent(ctx, src, dst, chunked)
+	info, err := f.read(ctx, src, dst, chunked)
 	if err != nil {
 		return contentInfo{}, err
 	}
 	return info, dst.Truncate(info.Size)
 }
 
-// hashFile describes f's content as ingest would.
+// describe tells of src's content what ingest would.
+func (f *fileIO) describe(ctx context.Context, src *os.File) (contentInfo, error) {
+	return f.read(ctx, src, nil, true)
+}
+
+// hashFile describes f's content, but for its chunks.
 func hashFile(ctx context.Context, f *os.File) (contentInfo, error) {
-	return readContent(ctx, f, nil, true)
+	return new(fileIO).read(ctx, f, nil, false)
 }
 
 // scratch is what reading one file needs; it is too large to make anew for each.
@@ -136,13 +132,14 @@ type contentReader struct {
 	src *os.File
 	dst *os.File // nil: read only
 	*scratch
-	chunker *chunkers.Chunker // nil: not chunked
-	info    contentInfo       // Size is how far we are
+	chunker  *chunkers.Chunker // nil: not chunked
+	info     contentInfo       // Size is how far we are
+	progress func(off int64)   // nil: nobody is told
 }
 
-// readContent reads src, and writes its data extents to the same places of dst
-// unless that is nil. Where src ends earlier than Stat said, so does the result.
-func readContent(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
+// read reads src, and writes its data extents to the same places of dst unless that
+// is nil. Where src ends earlier than Stat said, so does the result.
+func (f *fileIO) read(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
 	st, err := src.Stat()
 	if err != nil {
 		return contentInfo{}, err
@@ -153,7 +150,7 @@ func readContent(ctx context.Context, src, dst *os.File, chunked bool) (contentI
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
 	s.hash.Reset()
-	r := &contentReader{ctx: ctx, src: src, dst: dst, scratch: s}
+	r := &contentReader{ctx: ctx, src: src, dst: dst, scratch: s, progress: f.progress}
 	if chunked && st.Size() >= MinChunkedSize {
 		if r.chunker, err = newChunker(s.buf); err != nil {
 			return contentInfo{}, err
@@ -265,6 +262,9 @@ func (r *contentReader) piece(p []byte) error {
 		r.info.Chunks = append(r.info.Chunks, chunkOf(p))
 	}
 	r.info.Size += int64(len(p))
+	if r.progress != nil {
+		r.progress(r.info.Size)
+	}
 	return nil
 }
 

@@ -55,12 +55,22 @@ func used(t *testing.T, path string) int64 {
 	return int64(st.Blocks-st.Bfree) * st.Bsize
 }
 
+func clones(t *testing.T, dir string) bool {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	return newFileIO(root).clones
+}
+
 func TestReplicateByCloning(t *testing.T) {
 	for _, mkfs := range [][]string{{"mkfs.xfs", "-q"}, {"mkfs.btrfs", "-q"}} {
 		t.Run(mkfs[0], func(t *testing.T) {
 			dir := mountNew(t, mkfs[0], mkfs[1:]...)
 			r := newRigAt(t, dir)
-			if !newFileIO(dir).clones {
+			if !clones(t, dir) {
 				t.Fatal("cloning is not found")
 			}
 			r.zoo()
@@ -192,7 +202,7 @@ func TestIngest(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer dir.Close()
-			info, err := newFileIOIn(dir).ingest(t.Context(), src, dir, "copy")
+			info, err := newFileIO(dir).ingest(t.Context(), src, dir, "copy")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -205,7 +215,7 @@ func TestIngest(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer copied.Close()
-			again, err := hashFile(t.Context(), copied)
+			again, err := new(fileIO).describe(t.Context(), copied)
 			if err != nil || again.Hash != info.Hash || !slices.Equal(again.Holes, info.Holes) || !slices.Equal(again.Chunks, info.Chunks) {
 				t.Errorf("the copy is another file: %v", err)
 			}
@@ -247,7 +257,7 @@ func TestChunksFollowContent(t *testing.T) {
 		if _, err := f.Write(data); err != nil {
 			t.Fatal(err)
 		}
-		info, err := hashFile(t.Context(), f)
+		info, err := new(fileIO).describe(t.Context(), f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,7 +317,7 @@ func TestReadContentEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errCut)
 	for _, l := range []layout{{100, []Hole{{0, 100}}}, {4 << 20, []Hole{{0, 4 << 20}}}, {4 << 20, nil}} {
-		if _, err := hashFile(ctx, l.create(t)); !errors.Is(err, errCut) {
+		if _, err := new(fileIO).describe(ctx, l.create(t)); !errors.Is(err, errCut) {
 			t.Errorf("error %v", err)
 		}
 	}

@@ -12,8 +12,8 @@ type StoredFilesystem struct {
 	Versions []StoredVersion
 }
 
-// StoredVersion is a snapshot, or a bookmark: the manifest of a snapshot that may be
-// gone.
+// StoredVersion is a snapshot, or a bookmark: a copy of the manifest of a snapshot that
+// may be gone.
 type StoredVersion struct {
 	Name         string
 	GUID         uint64
@@ -58,20 +58,19 @@ func (s *store) stored(name string) (StoredFilesystem, error) {
 		return StoredFilesystem{}, err
 	}
 	defer f.Close()
-	versions, err := f.versions()
+	l, err := f.listAll()
 	if err != nil {
 		return StoredFilesystem{}, err
 	}
 	stored := StoredFilesystem{Name: name}
-	for _, v := range versions {
+	for _, v := range l.good {
 		stored.Versions = append(stored.Versions, StoredVersion{
 			Name: v.Name, GUID: v.GUID, CreateTXG: v.CreateTXG, Creation: time.Unix(0, v.Creation),
 			Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent, Bookmark: v.Bookmark,
 		})
 	}
-	_, damaged, err := f.readSnapshots()
-	for _, d := range damaged {
-		stored.Versions = append(stored.Versions, StoredVersion{Name: d.name, Damaged: d.err.Error()})
+	for _, d := range l.damaged {
+		stored.Versions = append(stored.Versions, StoredVersion{Name: d.Name, Bookmark: d.Bookmark, Damaged: d.err.Error()})
 	}
-	return stored, err
+	return stored, nil
 }

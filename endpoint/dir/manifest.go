@@ -30,6 +30,8 @@ const (
 	// MaxFileBytes is the size of a file: whoever writes or verifies one hashes all of
 	// it, also the holes, which cost a peer nothing to announce.
 	MaxFileBytes = 64 << 40
+	// maxOwner is the highest uid and gid: the next number tells chown to change nothing.
+	maxOwner = math.MaxUint32 - 1
 	// maxDataBytes is the data in all files of a version; sums below it do not overflow.
 	maxDataBytes = 1 << 60
 	// maxHoleBytes are the holes in all files of a version: a day or two of hashing zeros.
@@ -277,8 +279,8 @@ func validatePath(path string) error {
 }
 
 func (e *Entry) validate() error {
-	if e.Mode > 0o7777 || e.MtimeNsec >= 1e9 {
-		return errors.New("mode or time out of range")
+	if e.Mode > 0o7777 || e.MtimeNsec >= 1e9 || max(e.UID, e.GID) > maxOwner {
+		return errors.New("mode, owner or time out of range")
 	}
 	if e.Type == TypeDir && e.LinkGroup != 0 {
 		return errors.New("a directory has one name only")

@@ -22,7 +22,7 @@ func testManifest() *Manifest {
 	return &Manifest{
 		Name: "dr_1", GUID: 1 << 63, CreateTXG: 7, Creation: -5,
 		Entries: []Entry{
-			{Path: "", Type: TypeDir, Mode: 0o1777, UID: 1, GID: math.MaxUint32},
+			{Path: "", Type: TypeDir, Mode: 0o1777, UID: 1, GID: maxOwner},
 			{Path: "a", Type: TypeFile, Mode: 0o4755, Size: 7, Hash: content, LinkGroup: 3, MtimeSec: -1, MtimeNsec: 999_999_999},
 			{Path: "b", Type: TypeDir, Mode: 0o700, Xattrs: []Xattr{{"user.a", []byte{0}}, {"user.b", []byte{}}}},
 			{Path: "b/a\xff\n", Type: TypeFile, Mode: 0o4755, Size: 7, Hash: content, LinkGroup: 3, MtimeSec: -1, MtimeNsec: 999_999_999},
@@ -176,6 +176,8 @@ func TestManifestValidation(t *testing.T) {
 		"no type":             func(m *Manifest) { m.Entries[5].Type = 0 },
 		"unknown type":        func(m *Manifest) { m.Entries[5].Type = 7 },
 		"mode":                func(m *Manifest) { m.Entries[1].Mode = 0o10000 },
+		"no uid":              func(m *Manifest) { m.Entries[1].UID, m.Entries[3].UID = math.MaxUint32, math.MaxUint32 },
+		"no gid":              func(m *Manifest) { m.Entries[5].GID = math.MaxUint32 },
 		"nanoseconds":         func(m *Manifest) { m.Entries[1].MtimeNsec = 1e9 },
 		"directory in a link": func(m *Manifest) { m.Entries[2].LinkGroup = 1 },
 		"link differs":        func(m *Manifest) { m.Entries[3].Mode = 0o644 },

@@ -265,19 +265,16 @@ func (f *fileIO) put(ctx context.Context, src *os.File, dir *treeDir, name strin
 	if f.clones && unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return dst.Close()
 	}
-	info, err := copyContent(ctx, src, dst, false)
+	info, err := f.copy(ctx, src, dst, false)
 	if err == nil && info.Hash != want {
 		err = errContent
 	}
 	return errors.Join(err, dst.Close())
 }
 
-// What one file's extended attributes may take, in bytes (Linux: XATTR_SIZE_MAX,
-// XATTR_LIST_MAX).
-const (
-	maxXattrValue = MaxXattrBytes
-	maxXattrList  = 64 << 10
-)
+// maxXattrList is what the names of one file's extended attributes may take, in bytes
+// (Linux: XATTR_LIST_MAX).
+const maxXattrList = 64 << 10
 
 // xfsACLPrefix begins the names under which XFS shows root a second time, in its own
 // format, what system.posix_acl_access and system.posix_acl_default hold.
@@ -325,7 +322,7 @@ func collectXattrs(path string, list func([]byte) (int, error), get func(string,
 		if bytes.HasPrefix(name, xfsACLPrefix) {
 			continue
 		}
-		n, err := get(string(name), s.buf[maxXattrList:][:maxXattrValue])
+		n, err := get(string(name), s.buf[maxXattrList:][:MaxXattrBytes])
 		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // gone meanwhile, or listed by a file system that does not give it out
 		}

@@ -94,46 +94,49 @@ func (r progressRecord) trusted(boot string) int64 {
 	return r.synced
 }
 
-// brokenStep tells which step a broken receive is of, and how far it got. It needs
-// no lock.
-func (f *filesystem) brokenStep(boot string) (resumeToken, bool) {
+// brokenStep tells which step a broken receive is of, and how far it got: not at all,
+// where there is none or it is damaged. It needs no lock.
+func (f *filesystem) brokenStep(boot string) (resumeToken, error) {
 	step, err := f.root.ReadFile(receivingDir + "/" + stepName)
 	if err != nil {
-		return resumeToken{}, false
+		return resumeToken{}, onlyExhausted(err)
 	}
 	token, err := parseResumeToken(string(step))
 	if err != nil {
-		return resumeToken{}, false
+		return resumeToken{}, nil
 	}
 	progress, err := f.root.ReadFile(receivingDir + "/" + progressName)
-	if err != nil {
-		return resumeToken{}, false
-	}
 	token.Offset = decodeProgress(progress).trusted(boot)
-	return token, token.Offset > 0
+	return token, onlyExhausted(err)
+}
+
+// onlyExhausted drops an error that tells of the file.
+func onlyExhausted(err error) error {
+	if exhausted(err) {
+		return err
+	}
+	return nil
 }
 
 // dropPartial removes what a broken receive left. The caller holds the lock.
-func (f *filesystem) dropPartial() error {
+func (f *filesystem) dropPartial(ctx context.Context) error {
 	_, err := f.root.Lstat(receivingDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	f.log.Info("dropping the beginning of a broken step", "filesystem", f.name)
-	return f.removePartial()
+	err = f.hidePartial()
+	f.removeLeftovers(ctx)
+	return err
 }
 
-// removePartial removes receivingDir, out of sight first: with a part of its tree
-// gone it would pass for a step that can be continued.
-func (f *filesystem) removePartial() error {
+// hidePartial leaves receivingDir to removeLeftovers: with a part of its tree gone it
+// would pass for a step that can be continued.
+func (f *filesystem) hidePartial() error {
 	if err := f.root.Rename(receivingDir, destroyingPath()); err != nil {
 		return err
 	}
-	if err := syncDir(f.root, metaDir); err != nil {
-		return err
-	}
-	f.removeLeftovers()
-	return nil
+	return syncDir(f.root, metaDir)
 }
 
 // partial is a receive that runs.
@@ -146,12 +149,25 @@ type partial struct {
 	pos      int64 // bytes of the body that were received
 	saved    int64 // pos when the progress file was written
 	synced   int64 // what a syncfs has covered
-	resumed  bool
+
+	// Of a step that broke before, bytes of the body: what of it is here, and what of
+	// that is surely on disk. The rest may be lost although the machine was not booted
+	// since: a disk was unplugged, or failed to take what was written back to it.
+	had  int64
+	sure int64
+}
+
+// beginPartial begins or continues the step of a stream.
+func (f *filesystem) beginPartial(ctx context.Context, h streamHeader, boot string) (*partial, error) {
+	if h.Offset > 0 {
+		return f.resumePartial(h, boot)
+	}
+	return f.startPartial(ctx, h, boot)
 }
 
 // startPartial begins a step, in place of whatever was there.
-func (f *filesystem) startPartial(h streamHeader, boot string) (*partial, error) {
-	if err := f.dropPartial(); err != nil {
+func (f *filesystem) startPartial(ctx context.Context, h streamHeader, boot string) (*partial, error) {
+	if err := f.dropPartial(ctx); err != nil {
 		return nil, err
 	}
 	if err := f.root.MkdirAll(receivingDir+"/"+buildName+"/"+treeName, 0o700); err != nil {
@@ -161,7 +177,7 @@ func (f *filesystem) startPartial(h streamHeader, boot string) (*partial, error)
 	if err := f.root.WriteFile(receivingDir+"/"+stepName, []byte(step.encode()), 0o600); err != nil {
 		return nil, err
 	}
-	p, err := f.openPartial(boot)
+	p, err := f.openReceiving(boot)
 	if err != nil {
 		return nil, err
 	}
@@ -171,22 +187,24 @@ func (f *filesystem) startPartial(h streamHeader, boot string) (*partial, error)
 // resumePartial continues the broken step that the stream says it continues, at the
 // stream's offset; endpoint.ErrStaleToken if that is not possible.
 func (f *filesystem) resumePartial(h streamHeader, boot string) (*partial, error) {
-	have, ok := f.brokenStep(boot)
-	offset := have.Offset
-	have.Offset = 0
-	want := resumeToken{FromGUID: h.FromGUID, ToGUID: h.ToGUID, ToDigest: h.ToDigest}
-	if !ok || have != want || h.Offset > offset {
-		return nil, fmt.Errorf("%w: the stream continues at byte %d of a step that is not here", endpoint.ErrStaleToken, h.Offset)
-	}
-	p, err := f.openPartial(boot)
+	have, err := f.brokenStep(boot)
 	if err != nil {
 		return nil, err
 	}
-	p.resumed = true
-	return p, p.closeOn(p.rewind(h.Offset))
+	want := resumeToken{FromGUID: h.FromGUID, ToGUID: h.ToGUID, ToDigest: h.ToDigest, Offset: have.Offset}
+	if have != want || h.Offset > have.Offset {
+		return nil, fmt.Errorf("%w: the stream continues at byte %d of a step that is not here", endpoint.ErrStaleToken, h.Offset)
+	}
+	p, err := f.openReceiving(boot)
+	if err != nil {
+		return nil, err
+	}
+	err = p.rewind(h.Offset)
+	p.had, p.sure = p.pos, p.synced
+	return p, p.closeOn(err)
 }
 
-func (f *filesystem) openPartial(boot string) (p *partial, err error) {
+func (f *filesystem) openReceiving(boot string) (p *partial, err error) {
 	p = &partial{fs: f, boot: blake3.Sum256([]byte(boot))}
 	if p.root, err = f.root.OpenRoot(receivingDir); err != nil {
 		return nil, err
@@ -246,7 +264,7 @@ func (p *partial) sync() error {
 // sync of the whole disk: some connections break often.
 func (p *partial) stop(why error) error {
 	if errors.Is(why, errLost) {
-		return errors.Join(p.close(), p.fs.removePartial())
+		return p.giveUp()
 	}
 	var err error
 	switch {
@@ -262,6 +280,15 @@ func (p *partial) stop(why error) error {
 	return errors.Join(err, p.close())
 }
 
+// giveUp takes back all that may be lost. If that was done before, it was no help:
+// then everything goes.
+func (p *partial) giveUp() error {
+	if p.pos > p.sure {
+		return errors.Join(p.rewind(p.sure), p.close())
+	}
+	return errors.Join(p.close(), p.fs.hidePartial())
+}
+
 // rewind takes back what was received behind pos. That must be on disk before what
 // was synced there is changed.
 func (p *partial) rewind(pos int64) error {
@@ -274,7 +301,7 @@ func (p *partial) rewind(pos int64) error {
 }
 
 // save makes the progress file say how far we are. It overwrites it in place, which
-// needs no room on a full disk.
+// needs no room on a full disk; where it does (btrfs, ZFS), less counts as received.
 func (p *partial) save() error {
 	p.saved = p.pos
 	_, err := p.progress.WriteAt(progressRecord{p.pos, p.synced, p.boot}.encode(), 0)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
@@ -30,6 +31,7 @@ type ReceiverOptions struct {
 // endpoint.Receiver and endpoint.TokenReader.
 type Receiver struct {
 	opts ReceiverOptions
+	log  *storeLog
 	boot string // names the boot of this machine
 }
 
@@ -52,7 +54,7 @@ func NewReceiver(opts ReceiverOptions) (*Receiver, error) {
 	if os.Geteuid() != 0 {
 		opts.Logger.Info("not root: owners are kept in manifests only")
 	}
-	return &Receiver{opts: opts, boot: readBootID()}, nil
+	return &Receiver{opts: opts, log: &storeLog{Logger: opts.Logger}, boot: readBootID()}, nil
 }
 
 // storePath is the directory of the store that the call is about.
@@ -83,8 +85,13 @@ func (r *Receiver) open(ctx context.Context, name string, create bool) (*filesys
 	if err != nil {
 		return nil, err
 	}
-	f.log = r.opts.Logger
+	r.own(f)
 	return f, nil
+}
+
+// own tells a filesystem for whom it is open.
+func (r *Receiver) own(f *filesystem) {
+	f.whose, f.job, f.log = "the receiver's store", r.opts.Job, r.log
 }
 
 // ListFilesystems implements endpoint.Endpoint. A broken step that can not be
@@ -110,42 +117,54 @@ func (r *Receiver) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq
 	for _, info := range infos {
 		fs := &pdu.Filesystem{Path: info.Name, IsPlaceholder: info.Placeholder}
 		if !info.Placeholder {
-			fs.ResumeToken = r.resumeToken(s, info.Name)
+			if fs.ResumeToken, err = r.resumeToken(s, info.Name); err != nil {
+				return nil, fmt.Errorf("resume token of %s: %w", info.Name, err)
+			}
 		}
 		res.Filesystems = append(res.Filesystems, fs)
 	}
 	return res, nil
 }
 
-// resumeToken returns "" if there is no step to continue.
-func (r *Receiver) resumeToken(s *store, name string) string {
+// resumeToken returns "" if there is no step to continue. What of that cannot be found
+// out is an error: a step without token is dropped by the next one.
+func (r *Receiver) resumeToken(s *store, name string) (string, error) {
 	f, err := s.filesystem(name, false)
 	if err != nil {
-		return "" // destroyed meanwhile
+		return "", onlyExhausted(err) // else destroyed meanwhile
 	}
 	defer f.Close()
-	f.log = r.opts.Logger
-	token, ok := f.brokenStep(r.boot)
-	if !ok {
-		return ""
+	r.own(f)
+	token, err := f.brokenStep(r.boot)
+	if err != nil || token.Offset == 0 {
+		return "", err
 	}
-	if err := f.checkStep(token.FromGUID, token.ToGUID); err != nil {
-		r.opts.Logger.Warn("resume token does not fit any more", "filesystem", name, "error", err)
-		return ""
+	err = f.checkStep(token.FromGUID, token.ToGUID)
+	switch {
+	case err == nil:
+		return token.encode(), nil
+	case errors.Is(err, errReceived): // killed right after its commit; the next receive clears up
+	case errors.Is(err, endpoint.ErrFailedPrecondition):
+		r.log.once("resume token does not fit any more", "filesystem", name, "error", err)
+	default:
+		return "", err
 	}
-	return token.encode()
+	return "", nil
 }
+
+var errReceived = fmt.Errorf("%w: it was received already", endpoint.ErrFailedPrecondition)
 
 // checkStep says why a step can not be received, by what versions there are.
 func (f *filesystem) checkStep(from, to uint64) error {
-	snapshots, err := f.snapshots()
+	versions, err := f.versions()
 	if err != nil {
 		return err
 	}
+	snapshots := slices.DeleteFunc(versions, func(v versionInfo) bool { return v.Bookmark })
 	found := from == 0
 	for _, v := range snapshots {
 		if v.GUID == to {
-			return fmt.Errorf("%w: %s@%s was received already", endpoint.ErrFailedPrecondition, f.name, v.Name)
+			return fmt.Errorf("version %s@%s: %w", f.name, v.Name, errReceived)
 		}
 		found = found || v.GUID == from
 	}
@@ -164,19 +183,7 @@ func (r *Receiver) ListFilesystemVersions(ctx context.Context, req *pdu.ListFile
 	if err != nil {
 		return nil, err
 	}
-	name := req.GetFilesystem()
-	if err := ValidateFilesystem(name); err != nil {
-		return nil, err
-	}
-	s, err := openStore(path, false)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	if _, err := s.root.Lstat(name); err != nil {
-		return nil, fmt.Errorf("%w: filesystem %s", endpoint.ErrNotFound, name)
-	}
-	return listVersions(path, name, r.opts.Logger)
+	return listVersions(path, req.GetFilesystem(), r.log)
 }
 
 // DestroySnapshots implements endpoint.Endpoint.
@@ -215,13 +222,13 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 		return nil, noSpace(err)
 	}
 	defer f.Close()
-	lock, err := f.lock()
+	lock, err := f.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.unlock()
 	if req.GetClearResumeToken() {
-		if err := f.dropPartial(); err != nil {
+		if err := f.dropPartial(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -266,37 +273,29 @@ func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.Filesyste
 	if err := f.checkName(to.GetName()); err != nil {
 		return err
 	}
-	part, err := r.openPartial(f, sr.Header)
+	part, err := f.beginPartial(ctx, sr.Header, r.boot)
 	if err != nil {
 		return err
 	}
-	m, err := r.build(ctx, f, part, to, sr)
+	m, err := part.build(ctx, to, sr)
 	if err == nil {
-		err = f.commit(receivingDir+"/"+buildName, m)
+		err = r.commit(f, m)
 	}
 	if err != nil {
 		return errors.Join(err, part.stop(err))
 	}
-	return errors.Join(part.close(), r.finish(f, m))
-}
-
-func (r *Receiver) openPartial(f *filesystem, h streamHeader) (*partial, error) {
-	if h.Offset > 0 {
-		return f.resumePartial(h, r.boot)
-	}
-	return f.startPartial(h, r.boot)
+	return errors.Join(part.close(), r.finish(ctx, f, m))
 }
 
 // build makes the version in receivingDir, all but visible.
-func (r *Receiver) build(ctx context.Context, f *filesystem, part *partial, to *pdu.FilesystemVersion, sr *streamReader) (*Manifest, error) {
-	from, fromTree, err := f.openFrom(sr.Header)
-	if err != nil {
+func (p *partial) build(ctx context.Context, to *pdu.FilesystemVersion, sr *streamReader) (*Manifest, error) {
+	a := &assembler{ctx: ctx, part: p, body: bufio.NewReaderSize(sr, bodyBuffer), groups: map[uint64]string{}}
+	if err := a.openFrom(sr.Header); err != nil {
 		return nil, err
 	}
-	if fromTree != nil {
-		defer fromTree.Close()
+	if a.fromTree != nil {
+		defer a.fromTree.Close()
 	}
-	a := &assembler{ctx: ctx, from: from, fromTree: fromTree, part: part, body: bufio.NewReaderSize(sr, bodyBuffer), groups: map[uint64]string{}}
 	if err := a.manifest(sr.Header, to); err != nil {
 		return nil, err
 	}
@@ -307,32 +306,43 @@ func (r *Receiver) build(ctx context.Context, f *filesystem, part *partial, to *
 }
 
 // openFrom opens what the step starts from; nothing for a full step.
-func (f *filesystem) openFrom(h streamHeader) (*Manifest, *treeCursor, error) {
+func (a *assembler) openFrom(h streamHeader) (err error) {
 	if h.FromGUID == 0 {
-		return nil, nil, nil
+		return nil
 	}
-	v, err := f.versionByGUID(h.FromGUID)
+	f := a.part.fs
+	if a.fromInfo, err = f.versionByGUID(h.FromGUID); err != nil {
+		return err
+	}
+	if a.from, err = f.readManifest(a.fromInfo); err != nil {
+		return err
+	}
+	if a.from.Digest != h.FromDigest {
+		return fmt.Errorf("%w: version %s differs from the sender's", endpoint.ErrFailedPrecondition, a.fromInfo.Name)
+	}
+	tree, err := f.openTree(a.fromInfo)
 	if err != nil {
-		return nil, nil, err
+		return f.damaged(a.fromInfo, err)
 	}
-	m, err := f.readManifest(v)
-	if err != nil {
-		return nil, nil, err
-	}
-	if m.Digest != h.FromDigest {
-		return nil, nil, fmt.Errorf("%w: version %s differs from the sender's", endpoint.ErrFailedPrecondition, v.Name)
-	}
-	tree, err := f.openTree(v)
-	if err != nil {
-		return nil, nil, err
-	}
-	return m, newTreeCursor(tree), nil
+	a.fromTree = newTreeCursor(tree)
+	return nil
 }
 
-// finish holds the version that was made, and clears away what it took.
-func (r *Receiver) finish(f *filesystem, m *Manifest) error {
+// commit makes the version visible, held beside the one before: there is no moment
+// without a hold on the newest.
+func (r *Receiver) commit(f *filesystem, m *Manifest) error {
+	if err := f.holdAlso(lastReceivedHoldTag(r.opts.Job), m.GUID); err != nil {
+		return err
+	}
+	return f.commit(receivingDir+"/"+buildName, m)
+}
+
+// finish lets go of the version before, and clears away what the receive took.
+func (r *Receiver) finish(ctx context.Context, f *filesystem, m *Manifest) error {
 	if err := f.setHolds(lastReceivedHoldTag(r.opts.Job), m.GUID); err != nil {
 		return err
 	}
-	return f.removePartial()
+	err := f.hidePartial()
+	f.removeLeftovers(ctx)
+	return err
 }

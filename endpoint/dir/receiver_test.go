@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -306,6 +307,213 @@ func TestReceiveDropsWhatIsDamaged(t *testing.T) {
 	}
 }
 
+// unsync makes a broken receive's progress say that less of it is on disk.
+func (r *rig) unsync(synced int64) {
+	r.Helper()
+	name := filepath.Join(r.root, testFS, receivingDir, progressName)
+	data, err := os.ReadFile(name)
+	r.must(err)
+	p := decodeProgress(data)
+	if p.written <= synced {
+		r.Fatalf("%d bytes were received, not more than %d", p.written, synced)
+	}
+	p.synced = synced
+	r.must(os.WriteFile(name, p.encode(), 0o600))
+}
+
+// TestReceiveLostInSameBoot: what was written and not synced may be gone although the
+// machine was not booted since, a disk unplugged for one. Then one attempt finds that
+// out, and the step goes on where it was synced last.
+func TestReceiveLostInSameBoot(t *testing.T) {
+	const synced = 1 << 20
+	zero := func(path string) error {
+		st, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.Chmod(path, 0o600), os.Truncate(path, 0), os.Truncate(path, st.Size()))
+	}
+	tests := []struct {
+		name string
+		lost []string
+		how  func(path string) error
+	}{
+		{"the file to continue", []string{"patched"}, zero},
+		{"a file that was done", []string{"new/8/file"}, zero},
+		{"name of a file that was done", []string{"new/8/file"}, os.Remove},
+		{"everything", []string{"new/5/file", "new/6/file", "new/7/file", "new/8/file", "new/9/file", "patched"}, zero},
+		{"all names", []string{"new/5", "new/6", "new/7", "new/8", "new/9", "patched"}, os.RemoveAll},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, one, two, whole := broken(t)
+			_ = r.receive(two, cut(whole, len(whole)-200_000))
+			r.unsync(synced)
+			for _, name := range tt.lost {
+				r.must(tt.how(filepath.Join(r.root, testFS, receivingDir, buildName, treeName, name)))
+			}
+			if err := r.receive(two, bytes.NewReader(r.stream(one, two, r.token()))); err == nil {
+				t.Fatal("nobody notices")
+			}
+			token, err := parseResumeToken(r.token())
+			if err != nil || token.Offset != synced {
+				t.Fatalf("the step goes on at %d, error %v; want %d", token.Offset, err, synced)
+			}
+			r.must(r.receive(two, bytes.NewReader(r.stream(one, two, r.token()))))
+			r.check("two")
+		})
+	}
+}
+
+// TestReceiveLostBelowSync: where not even what was synced is there, going back once
+// is no help.
+func TestReceiveLostBelowSync(t *testing.T) {
+	r, one, two, whole := broken(t)
+	_ = r.receive(two, cut(whole, len(whole)-200_000))
+	r.unsync(1 << 20)
+	r.must(os.Remove(filepath.Join(r.root, testFS, receivingDir, buildName, treeName, "new/0/file")))
+	for i, more := range []bool{true, false} {
+		if err := r.receive(two, bytes.NewReader(r.stream(one, two, r.token()))); !errors.Is(err, endpoint.ErrStaleToken) {
+			t.Errorf("attempt %d: %v", i, err)
+		}
+		if token := r.token(); (token != "") != more {
+			t.Errorf("attempt %d leaves token %q", i, token)
+		}
+	}
+	r.step(one, two)
+	r.check("two")
+}
+
+// TestReceiveFromDamaged: a step whose start is damaged here says so, and how to go on.
+func TestReceiveFromDamaged(t *testing.T) {
+	flip := func(at int64) func(*rig, string) {
+		return func(r *rig, path string) {
+			damage(r.T, path, func(f *os.File) error {
+				b := make([]byte, 1)
+				_, err := f.ReadAt(b, at)
+				b[0] ^= 1
+				_, writeErr := f.WriteAt(b, at)
+				return errors.Join(err, writeErr)
+			})
+		}
+	}
+	remove := func(r *rig, path string) { r.must(os.RemoveAll(path)) }
+	tests := []struct {
+		name   string
+		path   string // below @one
+		damage func(r *rig, path string)
+	}{
+		{"manifest changed", manifestName, flip(300)},
+		{"tree gone", treeName, remove},
+		{"file gone", treeName + "/deep.er", remove},
+		{"directory gone", treeName + "/deep", remove},
+		{"file shorter", treeName + "/large", func(r *rig, path string) {
+			damage(r.T, path, func(f *os.File) error { return f.Truncate(5) })
+		}},
+		{"source of chunks gone", treeName + "/patched", remove},
+		{"source of chunks changed", treeName + "/patched", flip(3 << 20)},
+		{"source of chunks shorter", treeName + "/patched", func(r *rig, path string) {
+			damage(r.T, path, func(f *os.File) error { return f.Truncate(5) })
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, one, two, _ := broken(t)
+			version := filepath.Join(r.root, testFS, "@one")
+			tt.damage(r, filepath.Join(version, tt.path))
+			for range 2 {
+				err := r.receive(two, bytes.NewReader(r.stream(one, two, r.token())))
+				if !errors.Is(err, endpoint.ErrFailedPrecondition) {
+					t.Fatalf("Receive: %v", err)
+				}
+				for _, want := range []string{"version one of " + testFS + " is damaged in the receiver's store", "dualrepl verify sink", version} {
+					if !strings.Contains(err.Error(), want) {
+						t.Errorf("error %v, without %q", err, want)
+					}
+				}
+			}
+			r.must(os.RemoveAll(version))
+			r.step(nil, two)
+			r.check("two")
+		})
+	}
+}
+
+// TestReceiveDamagedName: a version that cannot be read is in nobody's list, and its
+// name is taken all the same.
+func TestReceiveDamagedName(t *testing.T) {
+	r, _, two, whole := broken(t)
+	taken := filepath.Join(r.root, testFS, "@two")
+	r.must(os.Mkdir(taken, 0o700))
+	err := r.receive(two, bytes.NewReader(whole))
+	if !errors.Is(err, endpoint.ErrFailedPrecondition) || !strings.Contains(err.Error(), "cannot be read") || !strings.Contains(err.Error(), taken) {
+		t.Errorf("Receive: %v", err)
+	}
+	res, err := r.receiver.DestroySnapshots(t.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{two}})
+	r.must(err)
+	if res.Results[0].Error != "" {
+		t.Errorf("destroying it: %s", res.Results[0].Error)
+	}
+	r.must(r.receive(two, bytes.NewReader(whole)))
+	r.check("two")
+}
+
+// TestReceiveHeldThroughout: from its commit on, a version is held, also if the receive
+// ends there.
+func TestReceiveHeldThroughout(t *testing.T) {
+	r, _, two, whole := broken(t)
+	taken := filepath.Join(r.root, testFS, "@two")
+	stream := io.MultiReader(bytes.NewReader(whole), onRead(func() { _ = os.Mkdir(taken, 0o700) }))
+	if err := r.receive(two, stream); !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		t.Fatalf("a receive that cannot commit: %v", err)
+	}
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	for _, guid := range []uint64{r.guid("one"), two.Guid} {
+		if tags, err := f.holds(guid); len(tags) != 1 || err != nil {
+			t.Errorf("holds on %#x: %v, %v", guid, tags, err)
+		}
+	}
+	r.must(os.Remove(taken)) // what a kill right behind the commit leaves
+	r.must(f.root.Rename(receivingDir+"/"+buildName, "@two"))
+	var log bytes.Buffer
+	r.receiver.log = &storeLog{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	if token := r.token(); token != "" || log.Len() > 0 {
+		t.Errorf("token %q, log %s", token, &log)
+	}
+	r.check("two")
+}
+
+// TestResumeTokenWithoutDescriptors: a token that cannot be read for a moment is no
+// step that is not there.
+func TestResumeTokenWithoutDescriptors(t *testing.T) {
+	r, _, two, whole := broken(t)
+	_ = r.receive(two, cut(whole, len(whole)/2))
+	want := r.token()
+	next, err := os.Open(r.root)
+	r.must(err)
+	first := uint64(next.Fd())
+	r.must(next.Close())
+	var limit unix.Rlimit
+	r.must(unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	failed := 0
+	for free := range uint64(30) {
+		r.must(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: first + free, Max: limit.Max}))
+		res, err := r.receiver.ListFilesystems(t.Context(), nil)
+		switch {
+		case err != nil:
+			failed++
+		case res.Filesystems[len(res.Filesystems)-1].ResumeToken != want:
+			t.Errorf("with %d descriptors: %v", free, res)
+		}
+	}
+	if failed == 0 || failed == 30 {
+		t.Errorf("%d of 30 listings fail", failed)
+	}
+}
+
 // TestDropPartialIsAtomic: with a part of it removed, a broken receive is none.
 func TestDropPartialIsAtomic(t *testing.T) {
 	f := testFilesystem(t)
@@ -324,11 +532,11 @@ func TestDropPartialIsAtomic(t *testing.T) {
 		}
 	})
 	for range 2 { // the second beside what the first left
-		if err := f.dropPartial(); err != nil {
+		if err := f.dropPartial(t.Context()); err != nil {
 			t.Errorf("dropping what cannot be removed: %v", err)
 		}
-		if token, ok := f.brokenStep("boot"); ok {
-			t.Errorf("what was dropped in part has token %+v", token)
+		if token, err := f.brokenStep("boot"); token.Offset > 0 || err != nil {
+			t.Errorf("what was dropped in part has token %+v, error %v", token, err)
 		}
 		p = startTestPartial(t, f)
 		if err := errors.Join(p.advance(1<<20), p.stop(errCut)); err != nil {
@@ -396,7 +604,7 @@ func TestPartialSyncs(t *testing.T) {
 // startTestPartial starts a step to the version with GUID 1.
 func startTestPartial(t *testing.T, f *filesystem) *partial {
 	t.Helper()
-	p, err := f.startPartial(streamHeader{ToGUID: 1}, "boot")
+	p, err := f.startPartial(t.Context(), streamHeader{ToGUID: 1}, "boot")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -417,7 +417,7 @@ func TestReplicateSharesUnchangedFiles(t *testing.T) {
 	r.must(err)
 	b, err := os.Stat(filepath.Join(r.root, testFS, "@two/tree/kept"))
 	r.must(err)
-	if !newFileIO(r.root).clones && !os.SameFile(a, b) {
+	if !clones(t, r.root) && !os.SameFile(a, b) {
 		t.Error("an unchanged file was copied")
 	}
 }

@@ -65,7 +65,7 @@ func Restore(ctx context.Context, store, filesystem, version, target string, opt
 	}
 	r := &restorer{
 		ctx: ctx, version: v, opts: opts,
-		io: newFileIOIn(top.root), target: newTreeCursor(top),
+		io: newFileIO(top.root), target: newTreeCursor(top),
 		groups: map[uint64]string{},
 		report: &RestoreReport{Filesystem: filesystem, Version: v.manifest.Name},
 	}
@@ -74,7 +74,7 @@ func Restore(ctx context.Context, store, filesystem, version, target string, opt
 		return r.report, fmt.Errorf("restore %s@%s to %s: %w", filesystem, v.manifest.Name, target, noSpace(err))
 	}
 	if n := len(r.report.Damaged); n > 0 {
-		return r.report, fmt.Errorf("restore %s@%s: %d entries are damaged in the store, the first is %q: %s",
+		return r.report, fmt.Errorf("restore %s@%s: damaged in the store: %d of its entries, the first is %q: %s",
 			filesystem, v.manifest.Name, n, r.report.Damaged[0].Path, r.report.Damaged[0].Problem)
 	}
 	return r.report, nil
@@ -88,7 +88,8 @@ type openedVersion struct {
 
 func (v *openedVersion) Close() error { return v.tree.Close() }
 
-// openVersion opens a version by name; "" is the newest.
+// openVersion opens a version by name; "" is the newest. It is not destroyed before
+// it is closed.
 func openVersion(store, filesystem, version string) (*openedVersion, error) {
 	f, err := openFilesystem(store, filesystem, false)
 	if err != nil {
@@ -99,13 +100,13 @@ func openVersion(store, filesystem, version string) (*openedVersion, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := f.readManifest(info)
+	tree, err := f.share(info)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := f.openTree(info)
+	m, err := f.readManifest(info)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, tree.Close())
 	}
 	return &openedVersion{manifest: m, tree: newTreeCursor(tree)}, nil
 }

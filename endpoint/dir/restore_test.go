@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -125,7 +126,7 @@ func TestRestoreDamagedStore(t *testing.T) {
 	damage(t, r.tree("large"), func(f *os.File) error { _, err := f.WriteAt([]byte("!"), 1<<20); return err })
 	target := filepath.Join(t.TempDir(), "restored")
 	report, err := r.restore(target)
-	if err == nil || !strings.Contains(err.Error(), "2 entries are damaged") {
+	if err == nil || !strings.Contains(err.Error(), "damaged in the store: 2 of its entries") {
 		t.Errorf("error %v", err)
 	}
 	damaged := map[string]bool{}
@@ -281,6 +282,94 @@ func TestVerifyFindsDamage(t *testing.T) {
 				t.Errorf("mismatches %v", report.Mismatches)
 			}
 		})
+	}
+}
+
+// What is verified or restored is not destroyed meanwhile: it would look damaged.
+func TestReadersKeepVersions(t *testing.T) {
+	readers := map[string]func(r *rig, progress func(int64)) error{
+		"verify": func(r *rig, progress func(int64)) error {
+			report, err := Verify(r.Context(), r.store, testFS, "one", VerifyOptions{Progress: progress})
+			if err == nil && len(report.Mismatches) > 0 {
+				err = fmt.Errorf("mismatches %v", report.Mismatches)
+			}
+			return err
+		},
+		"restore": func(r *rig, progress func(int64)) error {
+			_, err := Restore(r.Context(), r.store, testFS, "one", r.TempDir(), RestoreOptions{Progress: progress})
+			return err
+		},
+	}
+	for name, read := range readers {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.zoo()
+			one := r.snapshot("one")
+			r.must(os.Remove(filepath.Join(r.store, testFS, stateLockName)))
+			r.must(read(r, func(int64) {}))
+			if _, err := os.Lstat(filepath.Join(r.store, testFS, stateLockName)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("a reader writes to the store: %v", err)
+			}
+			r.must(read(r, func(int64) {
+				if r.destroyed(one) {
+					t.Error("destroyed while it is read")
+				}
+			}))
+			if !r.destroyed(one) {
+				t.Error("not destroyed afterwards")
+			}
+		})
+	}
+}
+
+// A version that is destroyed between its listing and its opening is not a damaged one.
+func TestShareDestroyed(t *testing.T) {
+	f := testFilesystem(t)
+	makeVersion(t, f, "v", 1, 1)
+	v, err := f.snapshotByName("v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.destroy(t, v.pdu())
+	if _, err := f.share(v); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("destroyed: %v", err)
+	}
+	if _, err := f.readManifest(v); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("its manifest: %v", err)
+	}
+	makeVersion(t, f, "v", 2, 2)
+	if _, err := f.share(v); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("replaced: %v", err)
+	}
+	if err := f.root.RemoveAll("@v/" + treeName); err != nil {
+		t.Fatal(err)
+	}
+	v.GUID = 2
+	if _, err := f.share(v); !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		t.Errorf("damaged: %v", err)
+	}
+}
+
+// A bookmark has a manifest, and that can be damaged as any.
+func TestVerifyBookmark(t *testing.T) {
+	f := testFilesystem(t)
+	store := strings.TrimSuffix(f.root.Name(), "/"+testFS)
+	makeVersion(t, f, "v", 1, 1)
+	v, err := f.snapshotByName("v")
+	if err := errors.Join(err, f.moveCursor("j", v)); err != nil {
+		t.Fatal(err)
+	}
+	f.destroy(t, v.pdu())
+	name := cursorName(1, "j")
+	if report, err := Verify(t.Context(), store, testFS, name, VerifyOptions{}); err != nil || report.Version != name {
+		t.Errorf("%+v, error %v", report, err)
+	}
+	if _, err := Restore(t.Context(), store, testFS, name, t.TempDir(), RestoreOptions{}); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("restoring a bookmark: %v", err)
+	}
+	damage(t, filepath.Join(f.root.Name(), bookmarkFile(1, "j")), func(f *os.File) error { return f.Truncate(40) })
+	if _, err := Verify(t.Context(), store, testFS, name, VerifyOptions{}); err == nil || errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("damaged: %v", err)
 	}
 }
 

@@ -174,10 +174,10 @@ func (w *walk) child(d *treeDir, path, name string, parentDev uint64) error {
 // for ever. The directory itself must be readable.
 func (w *walk) missed(path, how string, err error) error {
 	switch {
-	case vanished(err):
-		return nil // as if it had been so when it was listed
 	case path == "", exhausted(err):
 		return fmt.Errorf("read directory %q: %w", path, err)
+	case vanished(err):
+		return nil // as if it had been so when it was listed
 	}
 	w.problem(path, how, err)
 	return nil
@@ -286,7 +286,29 @@ type previous struct {
 	manifest *Manifest
 	records  []scanRecord  // nil: no scan, so that everything is read
 	byInode  map[inode]int // index of a file's entry
+	stable   bool          // inode numbers are the files' own (stableInodes)
 }
+
+// stableInodes says whether a directory's file system keeps its files' inode numbers
+// and changes their ctime whatever is done to them, so that a file can be recognized
+// at another path. Others (vfat, exfat, most of FUSE) number files in the order in
+// which they are looked up, anew after each mount, and show the mtime as ctime.
+func stableInodes(dir *os.File) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(dir.Fd()), &st) != nil {
+		return false
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, // and ext2, ext3
+		unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, zfsSuperMagic,
+		unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC, unix.NFS_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
+// zfsSuperMagic is ZFS_SUPER_MAGIC of OpenZFS, which is no part of Linux.
+const zfsSuperMagic = 0x2fc12fc1
 
 // loadPrevious reads what a snapshot compares with.
 func (f *filesystem) loadPrevious(v versionInfo) (*previous, error) {
@@ -313,15 +335,29 @@ func (f *filesystem) loadPrevious(v versionInfo) (*previous, error) {
 	return p, nil
 }
 
+// find returns the entry that a file was in the version before, wherever its inode
+// tells that: in the directory's own file system, if numbers are stable there. Else it
+// is the one at the same path. -1: there is none.
+func (p *previous) find(e *Entry, r scanRecord) int {
+	if p == nil {
+		return -1
+	}
+	if i, ok := p.byInode[r.inode]; ok && p.stable && r.Dev == 0 {
+		return i
+	}
+	if i, ok := p.manifest.lookup(e.Path); ok && p.manifest.Entries[i].Type == TypeFile {
+		return i
+	}
+	return -1
+}
+
 // unchanged returns the entry of the version before whose content and metadata a
 // file still has: the same inode with the same size, mtime and ctime, which was not
 // racy. -1: there is none.
 func (p *previous) unchanged(e *Entry, r scanRecord) int {
-	if p == nil {
-		return -1
-	}
-	i, ok := p.byInode[r.inode]
-	if !ok || p.records[i] != r || p.manifest.Entries[i].Inconsistent || !sameSizeAndTime(&p.manifest.Entries[i], e) {
+	i := p.find(e, r)
+	if i < 0 || p.records == nil || p.records[i] != r ||
+		p.manifest.Entries[i].Inconsistent || !sameSizeAndTime(&p.manifest.Entries[i], e) {
 		return -1
 	}
 	return i
@@ -332,18 +368,12 @@ func (p *previous) unchanged(e *Entry, r scanRecord) int {
 // Of a large file only the ctime may have changed, so that what did change is not
 // read twice. -1: there is none.
 func (p *previous) likely(e *Entry, r scanRecord) int {
-	if p == nil {
-		return -1
-	}
-	i, ok := p.byInode[r.inode]
-	if !ok {
-		i, ok = p.manifest.lookup(e.Path)
-	}
-	if !ok {
+	i := p.find(e, r)
+	if i < 0 {
 		return -1
 	}
 	old := &p.manifest.Entries[i]
-	if old.Type != TypeFile || old.Size != e.Size || e.Size >= MinChunkedSize && !sameSizeAndTime(old, e) {
+	if old.Size != e.Size || e.Size >= MinChunkedSize && !sameSizeAndTime(old, e) {
 		return -1
 	}
 	return i

@@ -39,7 +39,7 @@ type SenderOptions struct {
 // endpoint.TokenReader.
 type Sender struct {
 	opts SenderOptions
-	log  *slog.Logger
+	log  *storeLog
 }
 
 var (
@@ -66,7 +66,7 @@ func NewSender(opts SenderOptions) (*Sender, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Sender{opts: opts, log: opts.Logger.With("job", opts.Job)}, nil
+	return &Sender{opts: opts, log: &storeLog{Logger: opts.Logger.With("job", opts.Job)}}, nil
 }
 
 // directory returns the source of an offered filesystem; endpoint.ErrNotFound.
@@ -93,7 +93,7 @@ func (s *Sender) open(name string) (*filesystem, error) {
 func (s *Sender) openStored(name string, create bool) (*filesystem, error) {
 	f, err := openFilesystem(s.opts.Store, name, create)
 	if err == nil {
-		f.log = s.log
+		f.whose, f.job, f.log = "the sender's store", s.opts.Job, s.log
 	}
 	return f, err
 }
@@ -248,7 +248,8 @@ func (s *Sender) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.R
 
 // step is one transfer, computed from the manifests of its two versions.
 type step struct {
-	tree    *treeDir  // of to, which it protects; nil: not to be sent
+	tree    *treeDir // of to, which it protects; nil: not to be sent
+	damaged func(error) error
 	from    *Manifest // nil: a full step
 	to      *Manifest
 	plan    *Plan
@@ -287,6 +288,7 @@ func (s *Sender) loadStep(ctx context.Context, f *filesystem, st *step, req *pdu
 	if err != nil {
 		return err
 	}
+	st.damaged = func(err error) error { return f.damaged(to, err) }
 	if send {
 		if st.tree, err = f.protect(from, to, stepHoldTag(s.owner(ctx)), toHold(req, from, to)); err != nil {
 			return err

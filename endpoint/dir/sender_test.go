@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -165,11 +166,69 @@ func TestStreamOfDamagedTree(t *testing.T) {
 		r.must(damage(r.stored("one", "f")))
 		stream, err := r.open(nil, one, "")
 		r.must(err)
-		if _, err := io.Copy(io.Discard, stream); err == nil {
-			t.Errorf("%s: the stream ends as if it were whole", name)
+		_, err = io.Copy(io.Discard, stream)
+		r.checkDamaged(err, "one")
+		if t.Failed() {
+			t.Fatal(name)
 		}
 		stream.Close()
 	}
+}
+
+// checkDamaged checks that an error names the sender's version that is damaged, and the
+// way out.
+func (r *rig) checkDamaged(err error, version string) {
+	r.Helper()
+	if !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		r.Fatalf("error %v", err)
+	}
+	for _, want := range []string{
+		"version " + version + " of " + testFS + " is damaged in the sender's store", "dualrepl verify push", filepath.Join(r.store, testFS, "@"+version),
+	} {
+		if !strings.Contains(err.Error(), want) {
+			r.Errorf("error %v, without %q", err, want)
+		}
+	}
+}
+
+// A file that was changed in the store is found by the receiver. When that asks for it
+// again, the sender finds it, too, and says whose fault it is.
+func TestSendChangedFile(t *testing.T) {
+	r := newRig(t)
+	r.write("a", random(1, 3000))
+	r.write("b", random(2, 3000))
+	one := r.snapshot("one")
+	damage(t, r.stored("one", "b"), func(f *os.File) error { _, err := f.WriteAt([]byte("changed"), 7); return err })
+	if err := r.receive(one, bytes.NewReader(r.stream(nil, one, ""))); !errors.Is(err, errContent) {
+		t.Fatalf("Receive: %v", err)
+	}
+	stream, err := r.open(nil, one, r.token())
+	r.must(err)
+	defer stream.Close()
+	_, err = io.Copy(io.Discard, stream)
+	r.checkDamaged(err, "one")
+}
+
+// A version with a damaged manifest cannot be sent, nor what follows it; without it, the
+// replication cursor stands for it.
+func TestSendDamagedManifest(t *testing.T) {
+	r := newRig(t)
+	r.write("a", random(1, 1000))
+	one := r.snapshot("one")
+	r.step(nil, one)
+	_, err := r.sender.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: &pdu.SendReq{Filesystem: testFS, To: one}})
+	r.must(err)
+	two := r.snapshot("two")
+	damage(t, filepath.Join(r.store, testFS, "@one", manifestName), func(f *os.File) error { _, err := f.WriteAt([]byte("x"), 100); return err })
+	_, err = r.open(nil, one, "")
+	r.checkDamaged(err, "one")
+	_, err = r.open(one, two, "")
+	r.checkDamaged(err, "one")
+	_, err = r.sender.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: &pdu.SendReq{Filesystem: testFS, To: one}})
+	r.checkDamaged(err, "one")
+	r.must(os.RemoveAll(filepath.Join(r.store, testFS, "@one")))
+	r.step(one, two)
+	r.check("two")
 }
 
 func TestStreamEndsWithItsContext(t *testing.T) {

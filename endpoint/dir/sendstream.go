@@ -22,6 +22,7 @@ type sendStream struct {
 	pending []byte // goes out first: header and head, or the trailer
 	closing bool   // pending is the trailer, nothing follows
 	skip    int64  // literal bytes not to be sent
+	check   bool   // the next file, if it is sent from its start
 
 	tree   *treeCursor
 	file   int // index into plan.Files
@@ -38,6 +39,7 @@ func (st *step) stream(ctx context.Context) *sendStream {
 		ctx: ctx, step: st, hash: blake3.New(), tree: newTreeCursor(st.tree),
 		pending: append(st.header().encode(), head...),
 		skip:    max(0, st.offset-int64(len(st.head))),
+		check:   st.offset >= int64(len(st.head)),
 	}
 }
 
@@ -80,7 +82,7 @@ func (s *sendStream) read(p []byte) (int, error) {
 	s.hash.Write(p[:n])
 	s.off, s.left = s.off+int64(n), s.left-int64(n)
 	if err != nil && s.left > 0 {
-		return n, fmt.Errorf("read %q of version %s: %w", s.entry().Path, s.step.to.Name, noEOF(err))
+		return n, s.damaged(noEOF(err))
 	}
 	return n, nil
 }
@@ -120,16 +122,36 @@ func (s *sendStream) next() error {
 // start begins a literal of the current file, behind what is to be skipped.
 func (s *sendStream) start(x Extent) error {
 	if s.open == nil {
-		d, name, err := s.tree.parent(s.entry().Path)
-		if err == nil {
-			s.open, err = d.openRegular(name)
-		}
-		if err != nil {
-			return fmt.Errorf("version %s: %w", s.step.to.Name, err)
+		if err := s.openFile(); err != nil {
+			return s.damaged(err)
 		}
 	}
 	s.off, s.left, s.skip = x.Off+s.skip, x.Len-s.skip, 0
 	return nil
+}
+
+// openFile opens the current file. A receiver that got one with a wrong digest
+// continues at its start, for ever if it is wrong here: so it is read before it is sent
+// again.
+func (s *sendStream) openFile() error {
+	e := s.entry()
+	d, name, err := s.tree.parent(e.Path)
+	if err == nil && s.check && s.skip == 0 {
+		_, err = checkContent(s.ctx, d, name, e.Hash)
+	}
+	if err == nil {
+		s.open, err = d.openRegular(name)
+	}
+	s.check = false
+	return err
+}
+
+// damaged is the error of a file that cannot be sent.
+func (s *sendStream) damaged(err error) error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	return s.step.damaged(fmt.Errorf("%q: %w", s.entry().Path, err))
 }
 
 func (s *sendStream) closeFile() error {

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dualrepl/dualrepl/endpoint"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +23,8 @@ type SnapshotOptions struct {
 	// Full reads every file again, also those that look unchanged. What the version
 	// before has of them is read, too: a file that is damaged there is copied anew.
 	Full bool
-	// Progress, if set, is called after each file with how many files and how many bytes
-	// of them are done, unchanged ones included. Calls do not overlap.
+	// Progress, if set, is called after each file, and while one is read, with how many
+	// files and how many bytes are done, unchanged ones included. Calls do not overlap.
 	Progress func(files int, bytes int64)
 }
 
@@ -76,7 +75,7 @@ func (s *Sender) Snapshot(ctx context.Context, filesystem, name string, opts Sna
 		return nil, err
 	}
 	defer f.Close()
-	lock, err := f.lock()
+	lock, err := f.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +95,8 @@ func (s *Sender) snapshot(ctx context.Context, f *filesystem, source, name strin
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(versions, func(v versionInfo) bool { return v.Name == name }) {
-		return nil, fmt.Errorf("%w: it exists already", endpoint.ErrFailedPrecondition)
+	if err := f.checkName(name); err != nil {
+		return nil, err
 	}
 	m := &Manifest{Name: name, GUID: randomGUID(), Creation: time.Now().UnixNano()}
 	if m.CreateTXG, err = f.nextTXG(versions); err != nil {
@@ -151,7 +150,7 @@ func randomGUID() uint64 {
 type snapshotter struct {
 	opts   SnapshotOptions
 	report *SnapshotReport
-	io     *fileIO
+	clones bool // files of the tree can share blocks
 	src    *treeDir
 	tree   *treeDir
 	prev   *previous // nil: none
@@ -164,7 +163,7 @@ type snapshotter struct {
 
 	mu      sync.Mutex // guards report and what follows while workers run
 	done    int        // files
-	bytes   int64      // of these
+	bytes   int64      // of these, and of those being read
 	changed atomic.Int64
 }
 
@@ -182,13 +181,16 @@ func (b *snapshotter) open(f *filesystem, source string, versions []versionInfo)
 	if b.tree, err = openTreeDir(f.root, path.Join(snapshottingDir, treeName)); err != nil {
 		return err
 	}
-	b.io = newFileIOIn(b.tree.root)
+	b.clones = probeClone(b.tree.root)
 	newest, err := newestSnapshot(versions)
 	if err != nil {
 		return nil // the first one
 	}
 	if b.old, err = f.openTree(newest); err == nil {
 		b.prev, err = f.loadPrevious(newest)
+	}
+	if b.prev != nil {
+		b.prev.stable = stableInodes(b.src.fd)
 	}
 	if err != nil {
 		b.note("version %s could not be compared with, everything was read: %v", newest.Name, err)
@@ -222,14 +224,14 @@ func (b *snapshotter) damaged(path string) {
 	b.report.Damaged = append(b.report.Damaged, path)
 }
 
-// progress tells that entry i, a file, is done.
-func (b *snapshotter) progress(i int) {
+// progress tells that more is done.
+func (b *snapshotter) progress(files int, bytes int64) {
 	if b.opts.Progress == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.done, b.bytes = b.done+1, b.bytes+b.entries[i].Size
+	b.done, b.bytes = b.done+files, b.bytes+bytes
 	b.opts.Progress(b.done, b.bytes)
 }
 
@@ -278,6 +280,9 @@ func (b *snapshotter) build(ctx context.Context) error {
 	}
 	if err == nil {
 		err = b.directories(w, (*treeDir).dress)
+	}
+	if err == nil { // a source that was removed meanwhile looked like an empty one
+		_, err = b.src.names()
 	}
 	return errors.Join(err, w.close())
 }
@@ -333,11 +338,15 @@ func (b *snapshotter) links(ctx context.Context, w *worker) error {
 		if e.LinkGroup == 0 {
 			continue
 		}
-		if j, ok := first[e.LinkGroup]; ok {
+		j, ok := first[e.LinkGroup]
+		if ok && w.sameFile(i, j) {
 			if err := b.link(j, i); err != nil {
 				return err
 			}
 			continue
+		}
+		if ok {
+			e.LinkGroup = 0
 		}
 		if e.Type == TypeFile {
 			if err := w.file(ctx, i); err != nil {

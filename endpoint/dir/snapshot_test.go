@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -90,6 +91,18 @@ func TestSnapshotReport(t *testing.T) {
 	_, err = r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{})
 	if !errors.Is(err, endpoint.ErrFailedPrecondition) {
 		t.Errorf("the same name again: %v", err)
+	}
+}
+
+// A name is taken whatever state its version is in, and no file is read to find out.
+func TestSnapshotNameOfDamagedVersion(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("x"))
+	r.snapshot("one")
+	r.must(os.Truncate(filepath.Join(r.store, testFS, "@one", manifestName), 3))
+	_, err := r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{Progress: func(int, int64) { t.Error("a file was read") }})
+	if !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -206,7 +219,7 @@ func TestSnapshotChanges(t *testing.T) {
 			if same := entryOf(t, two, "f").Hash == entryOf(t, one, "f").Hash; same != bytes.Equal(tt.data, data) {
 				t.Errorf("same digest as before: %v", same)
 			}
-			if !newFileIO(r.store).clones {
+			if !clones(t, r.store) {
 				expect(t, "one file in both versions", sameFile(t, r.stored("one", "f"), r.stored("two", "f")), tt.shared)
 			}
 		})
@@ -320,13 +333,40 @@ func TestSnapshotOfManyFiles(t *testing.T) {
 	var files int
 	var bytes int64
 	report, _ := r.take("one", SnapshotOptions{Progress: func(f int, b int64) {
-		if f != files+1 || b < bytes {
+		if f < files || f > files+1 || b < bytes {
 			t.Errorf("progress from %d files, %d bytes to %d, %d", files, bytes, f, b)
 		}
 		files, bytes = f, b
 	}})
 	expect(t, "files of the last progress", int64(files), report.Files)
 	expect(t, "bytes of the last progress", bytes, report.Bytes)
+}
+
+// Progress is told while a file is read, each byte once, however often it is read.
+func TestSnapshotProgressWithinFile(t *testing.T) {
+	r := newRig(t)
+	r.write("large", random(1, 4<<20))
+	r.write("linked", random(2, 2<<20))
+	r.must(os.Link(r.path("linked"), r.path("linked too")))
+	r.write("small", []byte("x"))
+	for _, name := range []string{"one", "two"} {
+		within := 0
+		var last int64
+		report, _ := r.take(name, SnapshotOptions{Full: true, Progress: func(files int, bytes int64) {
+			if bytes < last {
+				t.Errorf("%s: %d bytes after %d", name, bytes, last)
+			}
+			if files == 0 && bytes > 0 && bytes < 4<<20 {
+				within++
+			}
+			last = bytes
+		}})
+		if within < 8 {
+			t.Errorf("%s: told %d times before the first file was done", name, within)
+		}
+		expect(t, name+": bytes of the last progress", last, int64(6<<20+1))
+		expect(t, name+": files read", report.Changed, int64(3))
+	}
 }
 
 // A full snapshot does not take over what is damaged in the store.
@@ -369,6 +409,51 @@ func TestSnapshotRenamedDirectory(t *testing.T) {
 	report, m := r.take("two", SnapshotOptions{})
 	expect(t, "files read", report.Changed, int64(0))
 	expect(t, "size", entryOf(t, m, "new/f").Size, int64(10_000))
+}
+
+// Where inode numbers are given out anew, another file may have one's number, size
+// and times by accident: only the same path is trusted.
+func TestSnapshotUnstableInodes(t *testing.T) {
+	m := &Manifest{Entries: []Entry{
+		{Type: TypeDir}, {Path: "b", Type: TypeFile, Size: 4}, {Path: "c", Type: TypeFile, Size: 4}, {Path: "d", Type: TypeDir},
+	}}
+	record := func(dev, ino uint64) scanRecord { return scanRecord{inode: inode{dev, ino}, CtimeSec: 1_700_000_000} }
+	p := &previous{
+		manifest: m, records: []scanRecord{record(0, 1), record(0, 2), record(7, 3), record(0, 4)},
+		byInode: map[inode]int{{0, 2}: 1, {7, 3}: 2},
+	}
+	for _, tt := range []struct {
+		name   string
+		stable bool
+		path   string
+		record scanRecord
+		want   int
+	}{
+		{"stable, same path", true, "b", record(0, 2), 1},
+		{"stable, renamed", true, "new", record(0, 2), 1},
+		{"stable, below a mount, same path", true, "c", record(7, 3), 2},
+		{"stable, below a mount, renamed", true, "new", record(7, 3), -1},
+		{"unstable, same path", false, "b", record(0, 2), 1},
+		{"unstable, other path", false, "new", record(0, 2), -1},
+		{"unstable, the file before it is gone", false, "c", record(0, 2), -1},
+		{"unstable, was a directory", false, "d", record(0, 4), -1},
+	} {
+		p.stable = tt.stable
+		if got := p.unchanged(&Entry{Path: tt.path, Type: TypeFile, Size: 4}, tt.record); got != tt.want {
+			t.Errorf("%s: entry %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestStableInodes(t *testing.T) {
+	for dir, want := range map[string]bool{"/dev/shm": true, "/proc": false} {
+		f, err := os.Open(dir)
+		if err != nil {
+			t.Skipf("SKIPPED: %v", err)
+		}
+		defer f.Close()
+		expect(t, "inode numbers are stable in "+dir, stableInodes(f), want)
+	}
 }
 
 // A file that may have been written to in the same tick of the clock is read again.
@@ -488,6 +573,120 @@ func TestSnapshotFilesThatVanish(t *testing.T) {
 	expect(t, "entries", paths, []string{"", "dir", "linked too"})
 }
 
+// What was read of a file before it was found to be missing is in no version.
+func TestSnapshotDiscardsDroppedFiles(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("x"))
+	f, err := openFilesystem(r.store, testFS, true)
+	r.must(err)
+	defer f.Close()
+	b := r.walked(f)
+	w, err := b.newWorker()
+	r.must(err)
+	defer w.close()
+	r.must(b.tree.root.WriteFile("f", []byte("begun"), 0o600))
+	r.must(os.Remove(r.path("f")))
+	r.must(w.readOrDrop(t.Context(), 1))
+	if _, err := b.tree.root.Lstat("f"); !b.dropped[1] || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("dropped: %v, in the tree: %v", b.dropped[1], err)
+	}
+}
+
+// A source that is removed meanwhile is no empty version.
+func TestSnapshotSourceRemoved(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("x"))
+	f, err := openFilesystem(r.store, testFS, true)
+	r.must(err)
+	defer f.Close()
+	b := r.walked(f)
+	r.must(os.RemoveAll(r.source))
+	w := walk{ctx: t.Context()}
+	if err := w.run(b.src); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before it was listed: error %v", err)
+	}
+	if err := b.build(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before its files were read: error %v", err)
+	}
+}
+
+// An inode number may be another file's within one walk.
+func TestSnapshotReusedInode(t *testing.T) {
+	r := newRig(t)
+	r.write("a", []byte("a's"))
+	r.must(os.Link(r.path("a"), r.path("a too")))
+	r.write("b", []byte("b's content"))
+	r.must(os.Link(r.path("b"), r.path("b too")))
+	f, err := openFilesystem(r.store, testFS, true)
+	r.must(err)
+	defer f.Close()
+	b := r.walked(f)
+	for i := range b.entries[1:] { // as if b had got a's number after a was listed
+		b.entries[1+i].LinkGroup, b.records[1+i].inode = 1, b.records[1].inode
+	}
+	r.must(b.build(t.Context()))
+	r.must(b.commit(f, &Manifest{Name: "one", GUID: 1, CreateTXG: 1}))
+	for name, want := range map[string]string{"a": "a's", "a too": "a's", "b": "b's content", "b too": "b's content"} {
+		got, err := os.ReadFile(r.stored("one", name))
+		r.must(err)
+		expect(t, "content of "+name, string(got), want)
+	}
+	m := r.manifest("one")
+	if !entryOf(t, m, "a").sameNode(entryOf(t, m, "a too")) {
+		t.Error("two names of one file are two files")
+	}
+}
+
+// leased takes a write lease on a file, as a Samba server does. It calls wanted when
+// the kernel tells that somebody wants to open the file.
+func (r *rig) leased(name string, wanted func(f *os.File)) {
+	r.Helper()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGIO)
+	r.Cleanup(func() { signal.Stop(signals) })
+	f, err := os.OpenFile(r.path(name), os.O_RDWR, 0)
+	r.must(err)
+	r.Cleanup(func() { f.Close() })
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		r.Skipf("SKIPPED: no leases here: %v", err)
+	}
+	var wg sync.WaitGroup
+	r.Cleanup(wg.Wait)
+	wg.Go(func() {
+		select {
+		case <-signals:
+			wanted(f)
+		case <-r.Context().Done():
+		}
+	})
+}
+
+// A file that somebody holds a lease on is read when the lease is given back.
+func TestSnapshotLeasedFile(t *testing.T) {
+	r := newRig(t)
+	r.write("leased", []byte("precious"))
+	r.leased("leased", func(f *os.File) {
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+			t.Error(err)
+		}
+	})
+	report, m := r.take("one", SnapshotOptions{})
+	entryOf(t, m, "leased")
+	expect(t, "inconsistent", report.Inconsistent, []string(nil))
+}
+
+// One that is not given back does not keep a snapshot from being ended.
+func TestSnapshotEndsWhileFileIsLeased(t *testing.T) {
+	r := newRig(t)
+	r.write("leased", []byte("precious"))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	r.leased("leased", func(*os.File) { cancel(errCut) })
+	if _, err := r.sender.Snapshot(ctx, testFS, "one", SnapshotOptions{}); !errors.Is(err, errCut) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestSnapshotUnreadable(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root reads everything")
@@ -589,6 +788,7 @@ func TestWalkMissed(t *testing.T) {
 		{"f", unix.EIO, false, true},
 		{"f", unix.ENFILE, true, false},
 		{"", unix.EIO, true, false},
+		{"", unix.ENOENT, true, false},
 	} {
 		var w walk
 		err := w.missed(tt.path, "is left out", tt.err)
@@ -701,7 +901,7 @@ func TestSnapshotBusy(t *testing.T) {
 	f, err := openFilesystem(r.store, testFS, true)
 	r.must(err)
 	defer f.Close()
-	lock, err := f.lock()
+	lock, err := f.lock(t.Context())
 	r.must(err)
 	defer lock.unlock()
 	if _, err := r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{}); !errors.Is(err, endpoint.ErrBusy) {

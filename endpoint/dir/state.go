@@ -118,13 +118,23 @@ func (f *filesystem) writeState(s state) error {
 	if err != nil {
 		return err
 	}
-	if err := f.writeSynced(stateTempName, append(data, '\n')); err != nil {
-		return err
-	}
-	if err := f.root.Rename(stateTempName, stateName); err != nil {
+	if err := f.replace(stateName, stateTempName, append(data, '\n')); err != nil {
 		return err
 	}
 	return syncDir(f.root, metaDir)
+}
+
+// replace makes name a file with this content, or leaves it as it is. The caller syncs
+// the directory.
+func (f *filesystem) replace(name, temp string, data []byte) error {
+	err := f.writeSynced(temp, data)
+	if err == nil {
+		err = f.root.Rename(temp, name)
+	}
+	if err != nil { // on a full disk it would take room
+		return errors.Join(err, f.root.RemoveAll(temp))
+	}
+	return nil
 }
 
 func (f *filesystem) writeSynced(name string, data []byte) error {
@@ -164,6 +174,15 @@ func (s *state) setHolds(tag string, guids []uint64) {
 	for _, guid := range guids {
 		s.Holds = append(s.Holds, hold{GUID: guid, Tag: tag})
 	}
+}
+
+// holdAlso adds a hold to those with its tag.
+func (f *filesystem) holdAlso(tag string, guid uint64) error {
+	return f.updateState(func(s *state) {
+		if h := (hold{guid, tag}); !slices.Contains(s.Holds, h) {
+			s.Holds = append(s.Holds, h)
+		}
+	})
 }
 
 // holds returns the tags of the holds on a snapshot.

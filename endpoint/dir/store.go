@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"golang.org/x/sys/unix"
@@ -27,6 +29,8 @@ const (
 	treeName        = "tree"
 	manifestName    = "manifest"
 	scanName        = "scan"
+
+	bookmarkTempName = metaDir + "/bookmark.new"
 )
 
 // maxJobBytes is the length of a job's name: short enough that a bookmark's stays
@@ -180,9 +184,27 @@ func openFilesystem(path, name string, create bool) (*filesystem, error) {
 type filesystem struct {
 	name string
 	root *os.Root
-	log  *slog.Logger // of what is wrong in the store and stops nobody; discards
-	disk *os.File     // root, for sync
-	lost error        // of the first sync that failed
+	disk *os.File // root, for sync
+	lost error    // of the first sync that failed
+
+	// For whom work is done; by default nobody who is named and has a log.
+	whose string // store this is, in errors that the other side gets too
+	job   string
+	log   *storeLog
+}
+
+// storeLog is told of what is wrong in a store and stops nobody.
+type storeLog struct {
+	*slog.Logger
+	told sync.Map // messages
+}
+
+// once warns, unless that was said before: a daemon lists its versions every few
+// minutes.
+func (l *storeLog) once(msg string, args ...any) {
+	if _, before := l.told.LoadOrStore(fmt.Sprintln(msg, args), nil); !before {
+		l.Warn(msg, args...)
+	}
 }
 
 func openFilesystemAt(name string, root *os.Root) (*filesystem, error) {
@@ -190,7 +212,8 @@ func openFilesystemAt(name string, root *os.Root) (*filesystem, error) {
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
-	return &filesystem{name: name, root: root, disk: disk, log: slog.New(slog.DiscardHandler)}, nil
+	return &filesystem{name: name, root: root, disk: disk, whose: "the store",
+		log: &storeLog{Logger: slog.New(slog.DiscardHandler)}}, nil
 }
 
 func (f *filesystem) Close() error { return errors.Join(f.disk.Close(), f.root.Close()) }
@@ -214,15 +237,27 @@ func (l *fsLock) unlock() { l.file.Close() }
 // lock takes the writer's lock, which one receive, snapshot or destroy has at a
 // time, in this process and all others; endpoint.ErrBusy at once if it is taken. It
 // removes what interrupted snapshots and destroys left; receivingDir stays.
-func (f *filesystem) lock() (*fsLock, error) {
+func (f *filesystem) lock(ctx context.Context) (*fsLock, error) {
+	lock, err := f.tryLock()
+	if err != nil {
+		return nil, err
+	}
+	f.removeLeftovers(ctx)
+	return lock, nil
+}
+
+// tryLock is lock, but for what takes time.
+func (f *filesystem) tryLock() (*fsLock, error) {
 	file, err := f.flock(lockName, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: filesystem %s", endpoint.ErrBusy, f.name)
+		return nil, fmt.Errorf("%w: another process or job is working on filesystem %s", endpoint.ErrBusy, f.name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock filesystem %s: %w", f.name, err)
 	}
-	f.removeLeftovers()
+	if err := f.root.Rename(snapshottingDir, destroyingPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		f.log.Warn("an interrupted snapshot is in the way", "filesystem", f.name, "err", err)
+	}
 	return &fsLock{file: file}, nil
 }
 
@@ -246,23 +281,54 @@ func flock(file *os.File, how int) error {
 	}
 }
 
-// removeLeftovers removes what interrupted snapshots and destroys left. What it
-// cannot remove is in nobody's way, and is tried again under the next lock.
-func (f *filesystem) removeLeftovers() {
-	err := f.root.Rename(snapshottingDir, destroyingPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	entries, listErr := readDir(f.root, metaDir)
-	err = errors.Join(err, listErr)
+// removeLeftovers removes what was hidden: snapshots that were destroyed, work that
+// was interrupted. It needs no lock. What it cannot remove, or not before ctx ends, is
+// in nobody's way, and is tried again under the next lock.
+func (f *filesystem) removeLeftovers(ctx context.Context) {
+	entries, err := readDir(f.root, metaDir)
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), destroyingName) {
-			err = errors.Join(err, f.root.RemoveAll(path.Join(metaDir, e.Name())))
+			err = errors.Join(err, removeAll(ctx, f.root, path.Join(metaDir, e.Name())))
 		}
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		f.log.Warn("what was destroyed or interrupted could not be removed", "filesystem", f.name, "err", err)
 	}
+}
+
+// removeAll removes name and all below it, until ctx ends. Others may do the same at
+// the same time.
+func removeAll(ctx context.Context, root *os.Root, name string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err := root.Remove(name)
+	if errors.Is(err, fs.ErrExist) { // a directory with something in it
+		if err = removeContent(ctx, root, name); err == nil {
+			err = root.Remove(name)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// removeContent removes what it can.
+func removeContent(ctx context.Context, root *os.Root, dir string) error {
+	sub, err := root.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	entries, err := readDir(sub, ".")
+	for _, e := range entries {
+		err = errors.Join(err, removeAll(ctx, sub, e.Name()))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return err
 }
 
 // destroyingPath is a new name for what removeLeftovers is to remove: that of an
@@ -283,24 +349,18 @@ func newestSnapshot(versions []versionInfo) (versionInfo, error) {
 
 // snapshotByName finds a snapshot; "" is the newest. endpoint.ErrNotFound.
 func (f *filesystem) snapshotByName(name string) (versionInfo, error) {
-	versions, err := f.versions()
+	l, err := f.listAll()
 	if err != nil {
 		return versionInfo{}, err
 	}
 	if name == "" {
-		return newestSnapshot(versions)
+		return newestSnapshot(l.good)
 	}
-	for _, v := range versions {
-		if v.Name == name && !v.Bookmark {
-			return v, nil
-		}
+	v, err := l.find(name, false)
+	if err != nil {
+		err = fmt.Errorf("filesystem %s: %w", f.name, err)
 	}
-	if ValidateVersion(name) == nil {
-		if _, err := f.snapshotInfo(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return versionInfo{}, err
-		}
-	}
-	return versionInfo{}, fmt.Errorf("%w: version %s@%s", endpoint.ErrNotFound, f.name, name)
+	return v, err
 }
 
 // versionByGUID finds a snapshot or else a bookmark; endpoint.ErrNotFound.
@@ -324,20 +384,31 @@ func findGUID(versions []versionInfo, guid uint64) (versionInfo, error) {
 
 // readManifest decodes and checks the version's manifest.
 func (f *filesystem) readManifest(v versionInfo) (*Manifest, error) {
-	file, err := f.root.Open(v.manifest)
+	data, err := readLimited(f.root, v.manifest)
+	if err != nil {
+		return nil, f.damaged(v, err)
+	}
+	m, err := DecodeManifest(data)
+	return m, f.damaged(v, err)
+}
+
+// readManifestFile reads the version's manifest and checks its digest.
+func (f *filesystem) readManifestFile(v versionInfo) ([]byte, error) {
+	data, err := readLimited(f.root, v.manifest)
+	if err == nil {
+		_, _, err = splitManifest(data)
+	}
+	return data, f.damaged(v, err)
+}
+
+// readLimited reads no more of a manifest than what is enough to refuse it.
+func readLimited(root *os.Root, name string) ([]byte, error) {
+	file, err := root.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, MaxManifestBytes+int64(len(Digest{}))+1))
-	if err != nil {
-		return nil, err
-	}
-	m, err := DecodeManifest(data)
-	if err != nil {
-		return nil, fmt.Errorf("version %s of %s: %w", v.Name, f.name, err)
-	}
-	return m, nil
+	return io.ReadAll(io.LimitReader(file, MaxManifestBytes+int64(len(Digest{}))+1))
 }
 
 // openTree opens a snapshot's tree.
@@ -366,10 +437,17 @@ func (f *filesystem) commit(work string, m *Manifest) error {
 
 // checkName refuses the name of a new version if it is taken.
 func (f *filesystem) checkName(version string) error {
-	if _, err := f.root.Lstat("@" + version); err == nil {
+	v, err := f.snapshotInfo(version)
+	switch {
+	case err == nil:
 		return fmt.Errorf("%w: version %s@%s exists already", endpoint.ErrFailedPrecondition, f.name, version)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case !isDamage(err):
+		return err
 	}
-	return nil
+	return fmt.Errorf("%w: version %s@%s exists already in %s, but cannot be read: %w; to go on, remove it: rm -rf %q",
+		endpoint.ErrFailedPrecondition, f.name, version, f.whose, err, f.place(v))
 }
 
 func syncDir(root *os.Root, name string) error {

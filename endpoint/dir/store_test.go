@@ -2,6 +2,7 @@ package dir
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,7 +52,7 @@ func testFilesystem(t *testing.T) *filesystem {
 func makeVersion(t *testing.T, f *filesystem, name string, guid, txg uint64) *Manifest {
 	t.Helper()
 	m := &Manifest{Name: name, GUID: guid, CreateTXG: txg, Creation: int64(txg) * 1e9, Entries: []Entry{{Type: TypeDir}}}
-	lock, err := f.lock()
+	lock, err := f.lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,30 +182,35 @@ func TestVersionsOfDamagedStore(t *testing.T) {
 	if err := f.root.Mkdir("@damaged", 0o700); err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(f.root.Mkdir("@empty", 0o700), f.root.Link("@good/"+manifestName, bookmarkFile(4, "j"))); err != nil {
+		t.Fatal(err)
+	}
 	for _, garbage := range []string{"@damaged/" + manifestName, "@file", bookmarksDir + "/x", bookmarkFile(3, "j")} {
 		if err := f.root.WriteFile(garbage, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var log bytes.Buffer
-	f.log = slog.New(slog.NewTextHandler(&log, nil))
-	expect(t, "versions", listing(t, f), []string{"good 2 2"})
-	for _, name := range []string{"version=b", "version=damaged", "version=file", "file=x", "file=0000000000000003_j"} {
-		if !strings.Contains(log.String(), name+" ") {
-			t.Errorf("the log does not tell of %s: %s", name, &log)
+	f.log = &storeLog{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	for range 3 {
+		expect(t, "versions", listing(t, f), []string{"good 2 2"})
+	}
+	for _, name := range []string{"@b", "@damaged", "@file", "@empty", bookmarksDir + "/x", bookmarkFile(3, "j"), bookmarkFile(4, "j")} {
+		if n := strings.Count(log.String(), "/"+name+" "); n != 1 {
+			t.Errorf("the log tells of %s %d times: %s", name, n, &log)
 		}
 	}
-	for _, name := range []string{"b", "damaged", "file"} {
+	for _, name := range []string{"b", "damaged", "file", "empty"} {
 		if _, err := f.snapshotByName(name); err == nil || errors.Is(err, endpoint.ErrNotFound) {
 			t.Errorf("version %s: %v", name, err)
 		}
 	}
 	list, err := ListStore(strings.TrimSuffix(f.root.Name(), "/"+testFS))
-	if err != nil || len(list) != 1 || len(list[0].Versions) != 4 {
+	if err != nil || len(list) != 1 || len(list[0].Versions) != 8 {
 		t.Fatalf("ListStore: %+v, %v", list, err)
 	}
 	for i, v := range list[0].Versions {
-		if (v.Damaged == "") != (i == 0) || v.Name == "" {
+		if (v.Damaged == "") != (i == 0) || v.Name == "" || v.Bookmark != (i > 4) {
 			t.Errorf("version %+v", v)
 		}
 	}
@@ -281,11 +287,23 @@ func TestCursor(t *testing.T) {
 	if v, err := f.cursor("j"); err != nil || v.GUID != 2 || !v.Bookmark {
 		t.Errorf("cursor: %v, %v", v, err)
 	}
+	if a, b := stat(t, f, two.manifest), stat(t, f, bookmarkFile(2, "j")); os.SameFile(a, b) {
+		t.Error("one file is the snapshot's manifest and the bookmark's")
+	}
 	want := []string{"one 1 1", "CURSOR_G_0000000000000001_J_other_j 1 1", "two 2 2", "CURSOR_G_0000000000000002_J_j 2 2"}
 	expect(t, "versions", listing(t, f), want)
 	if m, err := f.readManifest(two); err != nil || m.Name != "two" {
 		t.Errorf("manifest of a bookmark: %v, %v", m, err)
 	}
+}
+
+func stat(t *testing.T, f *filesystem, name string) os.FileInfo {
+	t.Helper()
+	st, err := f.root.Lstat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
 }
 
 func (f *filesystem) destroy(t *testing.T, versions ...*pdu.FilesystemVersion) (errs []string) {
@@ -331,6 +349,80 @@ func TestDestroySnapshots(t *testing.T) {
 	if _, err := f.destroySnapshots(t.Context(), []*pdu.FilesystemVersion{{Type: pdu.FilesystemVersion_Bookmark}}); !errors.Is(err, endpoint.ErrInvalid) {
 		t.Errorf("a bookmark: %v", err)
 	}
+}
+
+// A damaged snapshot is kept by no hold, and known by its name if its header is damaged.
+func TestDestroyDamaged(t *testing.T) {
+	tests := []struct {
+		name   string
+		damage func(f *filesystem) error
+		guid   uint64
+		want   string
+	}{
+		{"nothing", func(*filesystem) error { return nil }, 7, "held by"},
+		{"another GUID", func(*filesystem) error { return nil }, 8, "not found"},
+		{"header", func(f *filesystem) error { return f.root.WriteFile("@v/manifest", []byte("x"), 0o600) }, 9, ""},
+		{"digest", func(f *filesystem) error {
+			file, err := f.root.OpenFile("@v/manifest", os.O_WRONLY|os.O_APPEND, 0)
+			if err == nil {
+				_, err = file.WriteString("x")
+				err = errors.Join(err, file.Close())
+			}
+			return err
+		}, 7, ""},
+		{"manifest", func(f *filesystem) error { return f.root.Remove("@v/manifest") }, 9, ""},
+		{"tree", func(f *filesystem) error { return f.root.RemoveAll("@v/tree") }, 7, "held by"},
+		{"other name", func(f *filesystem) error { return f.root.Rename("@v", "@w") }, 7, "not found"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := testFilesystem(t)
+			makeVersion(t, f, "v", 7, 1)
+			if err := errors.Join(f.setHolds(lastReceivedHoldTag("j"), 7), tt.damage(f)); err != nil {
+				t.Fatal(err)
+			}
+			got := f.destroy(t, &pdu.FilesystemVersion{Name: "v", Guid: tt.guid})[0]
+			if !strings.Contains(got, tt.want) || (tt.want == "") != (got == "") {
+				t.Errorf("result %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// Destroyed is what is out of sight: who waits for the rest to be removed may go, and
+// it keeps nobody from the lock.
+func TestDestroyEndsWithItsContext(t *testing.T) {
+	f := testFilesystem(t)
+	makeVersion(t, f, "v", 1, 1)
+	if err := f.root.MkdirAll("@v/tree/a/b/c", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	left := func() (n int) {
+		entries, err := readDir(f.root, metaDir)
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), destroyingName) {
+				n++
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := f.hideAll(ctx, []*pdu.FilesystemVersion{{Name: "v", Guid: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	f.removeLeftovers(ctx)
+	expect(t, "versions", listing(t, f), []string(nil))
+	expect(t, "left by a call that ended", left(), 1)
+	lock, err := f.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.unlock()
+	expect(t, "left by a lock", left(), 0)
 }
 
 // Of a destroy and a step that begin at once, one finds the other.
@@ -393,11 +485,11 @@ func TestOwnerName(t *testing.T) {
 
 func TestLock(t *testing.T) {
 	f := testFilesystem(t)
-	lock, err := f.lock()
+	lock, err := f.lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.lock(); !errors.Is(err, endpoint.ErrBusy) {
+	if _, err := f.lock(t.Context()); !errors.Is(err, endpoint.ErrBusy) || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("a second lock: %v", err)
 	}
 	if _, err := f.destroySnapshots(t.Context(), nil); !errors.Is(err, endpoint.ErrBusy) {
@@ -412,7 +504,7 @@ func TestLock(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if lock, err = f.lock(); err != nil {
+	if lock, err = f.lock(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	defer lock.unlock()

@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,24 +43,99 @@ func (v versionInfo) pdu() *pdu.FilesystemVersion {
 	return p
 }
 
-// versions lists snapshots and bookmarks in ascending order of CreateTXG; of one
-// version the snapshot comes before its bookmarks.
-func (f *filesystem) versions() ([]versionInfo, error) {
-	snapshots, err := f.snapshots()
-	if err != nil {
-		return nil, fmt.Errorf("versions of %s: %w", f.name, err)
-	}
-	bookmarks, err := f.bookmarks()
-	if err != nil {
-		return nil, fmt.Errorf("bookmarks of %s: %w", f.name, err)
-	}
-	versions := append(snapshots, bookmarks...)
-	slices.SortStableFunc(versions, func(a, b versionInfo) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })
-	return versions, nil
+// damagedVersion is a snapshot or bookmark whose manifest does not tell what it is.
+type damagedVersion struct {
+	versionInfo // its name, and where it is
+	err         error
 }
 
+// versionList is what a filesystem has.
+type versionList struct {
+	// good are in ascending order of CreateTXG; of one version the snapshot comes
+	// before its bookmarks.
+	good    []versionInfo
+	damaged []damagedVersion
+}
+
+// listAll lists snapshots and bookmarks by their manifests' headers.
+func (f *filesystem) listAll() (*versionList, error) {
+	l := &versionList{}
+	if err := l.read(f.root, ".", "@", f.snapshotInfo); err != nil {
+		return nil, fmt.Errorf("versions of %s: %w", f.name, err)
+	}
+	if err := l.read(f.root, bookmarksDir, "", f.bookmark); err != nil {
+		return nil, fmt.Errorf("bookmarks of %s: %w", f.name, err)
+	}
+	slices.SortStableFunc(l.good, func(a, b versionInfo) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })
+	return l, nil
+}
+
+// read adds what a directory has with names that begin with prefix.
+func (l *versionList) read(root *os.Root, dir, prefix string, info func(name string) (versionInfo, error)) error {
+	entries, err := readDir(root, dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), prefix)
+		if !ok {
+			continue
+		}
+		v, err := info(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // destroyed meanwhile, or moved on
+		case exhausted(err):
+			return err
+		case err != nil:
+			l.damaged = append(l.damaged, damagedVersion{v, err})
+		default:
+			l.good = append(l.good, v)
+		}
+	}
+	return nil
+}
+
+// find finds a version by its name; endpoint.ErrNotFound.
+func (l *versionList) find(name string, bookmark bool) (versionInfo, error) {
+	for _, v := range l.good {
+		if v.Name == name && v.Bookmark == bookmark {
+			return v, nil
+		}
+	}
+	for _, d := range l.damaged {
+		if d.Name == name && d.Bookmark == bookmark {
+			return versionInfo{}, d.err
+		}
+	}
+	return versionInfo{}, fmt.Errorf("%w: version %s", endpoint.ErrNotFound, name)
+}
+
+// versions lists what can be read, as versionList.good: a version that cannot does not
+// keep the others from being used. The log and ListStore tell of it.
+func (f *filesystem) versions() ([]versionInfo, error) {
+	l, err := f.listAll()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range l.damaged {
+		f.log.once("version cannot be read", "path", f.place(d.versionInfo), "err", d.err)
+	}
+	return l.good, nil
+}
+
+// path is all that a version is, below the filesystem's root.
+func (v versionInfo) path() string {
+	if v.Bookmark {
+		return v.manifest
+	}
+	return path.Dir(v.manifest)
+}
+
+// place is where a version lies on this machine.
+func (f *filesystem) place(v versionInfo) string { return filepath.Join(f.root.Name(), v.path()) }
+
 // listVersions is versions as a peer sees it; a placeholder has none.
-func listVersions(storePath, name string, log *slog.Logger) (*pdu.ListFilesystemVersionsRes, error) {
+func listVersions(storePath, name string, log *storeLog) (*pdu.ListFilesystemVersionsRes, error) {
 	s, err := openStore(storePath, false)
 	if err != nil {
 		return nil, err
@@ -82,79 +158,76 @@ func listVersions(storePath, name string, log *slog.Logger) (*pdu.ListFilesystem
 	return res, err
 }
 
-// snapshots lists those that can be read: one that cannot does not keep the others
-// from being used. The log and ListStore tell of it.
-func (f *filesystem) snapshots() ([]versionInfo, error) {
-	good, damaged, err := f.readSnapshots()
-	for _, d := range damaged {
-		f.log.Warn("version cannot be read", "filesystem", f.name, "version", d.name, "err", d.err)
-	}
-	return good, err
-}
-
-// damagedVersion is a snapshot whose manifest does not tell what it is.
-type damagedVersion struct {
-	name string
-	err  error
-}
-
-func (f *filesystem) readSnapshots() (good []versionInfo, damaged []damagedVersion, err error) {
-	entries, err := readDir(f.root, ".")
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, e := range entries {
-		name, ok := strings.CutPrefix(e.Name(), "@")
-		if !ok {
-			continue
-		}
-		v, err := f.snapshotInfo(name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // destroyed meanwhile
-		case exhausted(err):
-			return nil, nil, err
-		case err != nil:
-			damaged = append(damaged, damagedVersion{name, err})
-		default:
-			good = append(good, v)
-		}
-	}
-	return good, damaged, nil
-}
-
 // exhausted says whether an error tells of this machine's state, and nothing of the
 // file that was met with.
 func exhausted(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
+func destroyedError(v versionInfo) error {
+	return fmt.Errorf("%w: version %s was destroyed meanwhile", endpoint.ErrNotFound, v.Name)
+}
+
+// damaged explains what is wrong with a version that is needed, and the way out, on
+// either side of a connection: this is endpoint.ErrFailedPrecondition, or
+// endpoint.ErrNotFound if all of it is gone. An error that does not tell of the version
+// stays as it is.
+func (f *filesystem) damaged(v versionInfo, err error) error {
+	if !isDamage(err) {
+		return err
+	}
+	if _, statErr := f.root.Lstat(v.path()); errors.Is(statErr, fs.ErrNotExist) {
+		return destroyedError(v)
+	}
+	err = fmt.Errorf("%w: version %s of %s is damaged in %s: %w", endpoint.ErrFailedPrecondition, v.Name, f.name, f.whose, err)
+	if f.job == "" {
+		return err
+	}
+	return fmt.Errorf("%w; \"dualrepl verify %s\" there looks for more; to go on without this version, remove it: rm -rf %q", err, f.job, f.place(v))
+}
+
+// isDamage says whether an error that a version was met with tells of the version, and
+// not of what this process may do.
+func isDamage(err error) bool {
+	return err != nil && !exhausted(err) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, endpoint.ErrNotFound)
+}
+
+// snapshotInfo reads about a snapshot; fs.ErrNotExist. Where that fails, the result
+// has its name and place.
 func (f *filesystem) snapshotInfo(name string) (versionInfo, error) {
 	v, err := f.versionInfo(path.Join("@"+name, manifestName))
 	if err == nil && v.Name != name {
 		err = fmt.Errorf("@%s says that it is version %q", name, v.Name)
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, statErr := f.root.Lstat("@" + name); statErr == nil {
+			err = errors.New("it has no manifest")
+		}
+	}
+	v.Name = name
 	return v, err
 }
 
 // checkThere says whether a version that was listed is still there.
 func (f *filesystem) checkThere(listed versionInfo) error {
 	v, err := f.versionInfo(listed.manifest)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && v.GUID != listed.GUID {
-		return fmt.Errorf("%w: version %s was destroyed meanwhile", endpoint.ErrNotFound, listed.Name)
+	if err == nil && v.GUID != listed.GUID {
+		return destroyedError(listed)
 	}
-	return err
+	return f.damaged(listed, err)
 }
 
 // versionInfo reads the beginning of the manifest at name.
 func (f *filesystem) versionInfo(name string) (versionInfo, error) {
+	v := versionInfo{manifest: name}
 	file, err := f.root.Open(name)
 	if err != nil {
-		return versionInfo{}, err
+		return v, err
 	}
 	defer file.Close()
 	m, err := readManifestHeader(file)
 	if err != nil {
-		return versionInfo{}, fmt.Errorf("%s: %w", name, err)
+		return v, fmt.Errorf("%s: %w", name, err)
 	}
 	return versionInfo{
 		Name: m.Name, GUID: m.GUID, CreateTXG: m.CreateTXG, Creation: m.Creation,
@@ -162,8 +235,9 @@ func (f *filesystem) versionInfo(name string) (versionInfo, error) {
 	}, nil
 }
 
-// A bookmark is a hard link of a manifest, called by its version's GUID and the
-// owner (ownerName) whose replication cursor it is.
+// A bookmark is a copy of a manifest, no link, so that damage to one spares the other.
+// It is called by its version's GUID and the owner (ownerName) whose replication cursor
+// it is.
 func bookmarkFile(guid uint64, owner string) string {
 	return path.Join(bookmarksDir, fmt.Sprintf("%016x_%s", guid, owner))
 }
@@ -172,34 +246,17 @@ func cursorName(guid uint64, owner string) string {
 	return fmt.Sprintf("CURSOR_G_%016x_J_%s", guid, owner)
 }
 
-// bookmarks lists those that can be read, like snapshots.
-func (f *filesystem) bookmarks() ([]versionInfo, error) {
-	entries, err := readDir(f.root, bookmarksDir)
-	if err != nil {
-		return nil, err
-	}
-	var infos []versionInfo
-	for _, e := range entries {
-		v, err := f.bookmark(e.Name())
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // moved on meanwhile
-		case exhausted(err):
-			return nil, err
-		case err != nil:
-			f.log.Warn("bookmark cannot be read", "filesystem", f.name, "file", e.Name(), "err", err)
-		default:
-			infos = append(infos, v)
-		}
-	}
-	return infos, nil
-}
-
+// bookmark is snapshotInfo for a bookmark.
 func (f *filesystem) bookmark(file string) (versionInfo, error) {
+	name := path.Join(bookmarksDir, file)
 	guid, owner, err := parseBookmark(file)
 	if err != nil {
-		return versionInfo{}, err
+		return versionInfo{Name: file, Bookmark: true, manifest: name}, err
 	}
-	v, err := f.versionInfo(path.Join(bookmarksDir, file))
+	v, err := f.versionInfo(name)
+	if err == nil && v.GUID != guid {
+		err = fmt.Errorf("%s has the manifest of a version with GUID %#x", name, v.GUID)
+	}
 	v.Name, v.Bookmark = cursorName(guid, owner), true
 	return v, err
 }
@@ -231,13 +288,17 @@ func (f *filesystem) cursor(owner string) (versionInfo, error) {
 // moveCursor points the owner's replication cursor to a version, then lets go of
 // where it was.
 func (f *filesystem) moveCursor(owner string, to versionInfo) error {
+	manifest, err := f.readManifestFile(to)
+	if err != nil {
+		return err
+	}
 	lock, err := f.lockState()
 	if err != nil {
 		return err
 	}
 	defer lock.unlock()
 	name := bookmarkFile(to.GUID, owner)
-	if err := f.root.Link(to.manifest, name); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := f.replace(name, bookmarkTempName, manifest); err != nil {
 		return fmt.Errorf("replication cursor: %w", err)
 	}
 	entries, err := readDir(f.root, bookmarksDir)
@@ -256,16 +317,33 @@ func (f *filesystem) moveCursor(owner string, to versionInfo) error {
 	return syncDir(f.root, bookmarksDir)
 }
 
+// removeTime is how long DestroySnapshots removes files before it answers. A call has
+// 60 s, and a tree of a million files may take longer; all that counts is done before.
+const removeTime = 10 * time.Second
+
 // destroySnapshots answers DestroySnapshots of both sides: versions that are no
 // snapshots fail the request, everything else that goes wrong is one result's. It
-// takes the writer's lock.
+// takes the writer's lock, but not for as long as it takes to remove files: what of
+// that is not done in time, the next lock does.
 func (f *filesystem) destroySnapshots(ctx context.Context, snapshots []*pdu.FilesystemVersion) (*pdu.DestroySnapshotsRes, error) {
 	for _, v := range snapshots {
 		if v == nil || v.GetType() != pdu.FilesystemVersion_Snapshot {
 			return nil, fmt.Errorf("%w: %q is not a snapshot", endpoint.ErrInvalid, v.GetName())
 		}
 	}
-	lock, err := f.lock()
+	res, err := f.hideAll(ctx, snapshots)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, removeTime)
+	defer cancel()
+	f.removeLeftovers(ctx)
+	return res, nil
+}
+
+// hideAll takes snapshots out of sight, for removeLeftovers to remove.
+func (f *filesystem) hideAll(ctx context.Context, snapshots []*pdu.FilesystemVersion) (*pdu.DestroySnapshotsRes, error) {
+	lock, err := f.tryLock()
 	if err != nil {
 		return nil, err
 	}
@@ -280,15 +358,10 @@ func (f *filesystem) destroySnapshots(ctx context.Context, snapshots []*pdu.File
 		}
 		res.Results = append(res.Results, result)
 	}
-	if err := syncDir(f.root, "."); err != nil {
-		return nil, err
-	}
-	f.removeLeftovers()
-	return res, nil
+	return res, syncDir(f.root, ".")
 }
 
-// hide takes a snapshot out of sight, for removeLeftovers to remove. Whoever begins
-// to use it needs the lock of the state, too.
+// hide takes a snapshot out of sight. One that is damaged is known by its name alone.
 func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 	if err := ValidateVersion(want.GetName()); err != nil {
 		return err
@@ -297,7 +370,7 @@ func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && v.GUID != want.GetGuid() {
 		return fmt.Errorf("%w: snapshot %s with GUID %#x", endpoint.ErrNotFound, want.GetName(), want.GetGuid())
 	}
-	if err != nil {
+	if err != nil && !isDamage(err) {
 		return err
 	}
 	if err := f.keepTXGAbove(v.CreateTXG); err != nil {
@@ -308,39 +381,78 @@ func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 		return err
 	}
 	defer lock.unlock()
-	if err := f.checkUnused(v); err != nil {
+	if err := f.checkHolds(v); err != nil {
 		return err
 	}
-	return f.root.Rename("@"+v.Name, destroyingPath())
-}
-
-// checkUnused refuses a snapshot that is held or is being sent.
-func (f *filesystem) checkUnused(v versionInfo) error {
-	tags, err := f.holds(v.GUID)
+	tree, err := f.claim(v)
 	if err != nil {
 		return err
 	}
-	if len(tags) > 0 {
+	if tree != nil {
+		defer tree.Close()
+	}
+	return f.root.Rename(v.path(), destroyingPath())
+}
+
+// checkHolds refuses a snapshot that is held. Holds are for steps from it or to it,
+// which there are none of if it is damaged.
+func (f *filesystem) checkHolds(v versionInfo) error {
+	tags, err := f.holds(v.GUID)
+	if err != nil || len(tags) == 0 {
+		return err
+	}
+	_, err = f.readManifestFile(v)
+	if err == nil {
 		return fmt.Errorf("%w: snapshot %s is held by %s", endpoint.ErrFailedPrecondition, v.Name, strings.Join(tags, ", "))
 	}
-	tree, err := f.openTree(v)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // damaged: nobody can use it
+	if isDamage(err) {
+		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	if err := flock(tree.fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w: snapshot %s is being sent", endpoint.ErrBusy, v.Name)
-	}
-	return nil
+	return err
 }
 
-// protect makes the holds with this tag those on guids, and opens to's tree, which
-// keeps that snapshot, held or not, from being destroyed until the tree is closed, in
-// this process and all others. from may be nil. Both are still there when it returns
-// without error.
+// claim opens the tree of a snapshot that is about to be hidden, and keeps others from
+// it until that is closed; nil: nobody can use it anyway. endpoint.ErrBusy if
+// somebody does.
+func (f *filesystem) claim(v versionInfo) (*treeDir, error) {
+	tree, err := f.openTree(v)
+	if isDamage(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = flock(tree.fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w: snapshot %s is in use: it is being sent, verified or restored", endpoint.ErrBusy, v.Name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return tree, nil
+}
+
+// share opens the tree of a snapshot that was listed, which keeps that, held or not,
+// from being destroyed until the tree is closed, in this process and all others. It
+// writes nothing, so that all who may read a store can. endpoint.ErrNotFound if the
+// snapshot was destroyed meanwhile.
+func (f *filesystem) share(v versionInfo) (*treeDir, error) {
+	tree, err := f.openTree(v)
+	if err != nil {
+		return nil, f.damaged(v, err)
+	}
+	err = os.NewSyscallError("flock", flock(tree.fd, unix.LOCK_SH)) // a claim takes moments
+	if err == nil {
+		err = f.checkThere(v)
+	}
+	if err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return tree, nil
+}
+
+// protect makes the holds with this tag those on guids, and shares to's tree. from may
+// be nil. Both are still there when it returns without error.
 func (f *filesystem) protect(from *versionInfo, to versionInfo, tag string, guids []uint64) (*treeDir, error) {
 	lock, err := f.lockState()
 	if err != nil {
@@ -352,18 +464,11 @@ func (f *filesystem) protect(from *versionInfo, to versionInfo, tag string, guid
 			return nil, err
 		}
 	}
-	if err := f.checkThere(to); err != nil {
-		return nil, err
-	}
-	tree, err := f.openTree(to)
+	tree, err := f.share(to)
 	if err != nil {
 		return nil, err
 	}
-	err = flock(tree.fd, unix.LOCK_SH|unix.LOCK_NB)
-	if err == nil {
-		err = f.changeState(func(s *state) { s.setHolds(tag, guids) })
-	}
-	if err != nil {
+	if err := f.changeState(func(s *state) { s.setHolds(tag, guids) }); err != nil {
 		return nil, errors.Join(err, tree.Close())
 	}
 	return tree, nil

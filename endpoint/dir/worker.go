@@ -16,13 +16,16 @@ import (
 // trees involved.
 type worker struct {
 	b    *snapshotter
+	io   *fileIO
 	src  *treeCursor
 	tree *treeCursor
 	old  *treeCursor // nil: there is no version before
+	told int64       // how far into the file that it reads progress was told
 }
 
 func (b *snapshotter) newWorker() (*worker, error) {
 	w := &worker{b: b}
+	w.io = &fileIO{clones: b.clones, progress: w.reading}
 	for _, c := range []struct {
 		top    *treeDir
 		cursor **treeCursor
@@ -76,7 +79,7 @@ func (w *worker) entry(ctx context.Context, i int) error {
 	case e.Type == TypeSymlink:
 		return w.symlink(e)
 	}
-	return nil // FIFOs and devices are in the manifest only
+	return nil // directories and further names are made elsewhere; no tree has FIFOs and devices
 }
 
 func (w *worker) symlink(e *Entry) error {
@@ -98,8 +101,17 @@ func (w *worker) file(ctx context.Context, i int) error {
 	} else if err := w.readOrDrop(ctx, i); err != nil {
 		return err
 	}
-	w.b.progress(i)
+	w.b.progress(1, w.b.entries[i].Size-w.told)
+	w.told = 0
 	return nil
+}
+
+// reading tells that the file was read up to off, which it may be several times.
+func (w *worker) reading(off int64) {
+	if n := off - w.told; n > 0 {
+		w.told = off
+		w.b.progress(0, n)
+	}
 }
 
 func (w *worker) readOrDrop(ctx context.Context, i int) error {
@@ -107,17 +119,26 @@ func (w *worker) readOrDrop(ctx context.Context, i int) error {
 	switch {
 	case errors.Is(err, errVanished):
 		w.b.dropped[i] = true
-		return nil
+		return w.discard(i)
 	case errors.Is(err, errUnreadable):
 		w.b.dropped[i] = true
 		w.b.inconsistent(i, "is left out: "+err.Error())
-		return nil
+		return w.discard(i)
 	}
 	if err != nil {
 		return fmt.Errorf("file %q: %w", w.b.entries[i].Path, err)
 	}
 	w.b.changed.Add(1)
 	return nil
+}
+
+// discard removes what was made of entry i, if anything was.
+func (w *worker) discard(i int) error {
+	d, name, err := w.tree.parent(w.b.entries[i].Path)
+	if err != nil {
+		return err
+	}
+	return d.remove(name)
 }
 
 // takeRead takes over what is not known without opening the file.
@@ -137,7 +158,7 @@ func (w *worker) reuse(ctx context.Context, i, p int) error {
 	if err != nil {
 		return err
 	}
-	linked, err := w.b.io.reuse(ctx, oldDir, oldName, d, name, w.b.prev.manifest.Entries[p].Hash)
+	linked, err := w.io.reuse(ctx, oldDir, oldName, d, name, w.b.prev.manifest.Entries[p].Hash)
 	if err == nil && !linked {
 		err = d.dress(name, &w.b.entries[i])
 	}
@@ -156,7 +177,7 @@ func (w *worker) intact(ctx context.Context, p int) bool {
 	e := &w.b.prev.manifest.Entries[p]
 	d, name, err := w.old.parent(e.Path)
 	if err == nil {
-		err = checkContent(ctx, d, name, e.Hash)
+		_, err = checkContent(ctx, d, name, e.Hash)
 	}
 	if err != nil && ctx.Err() == nil {
 		w.b.damaged(e.Path)
@@ -164,17 +185,18 @@ func (w *worker) intact(ctx context.Context, p int) bool {
 	return err == nil
 }
 
-func checkContent(ctx context.Context, d *treeDir, name string, want Digest) error {
+// checkContent reads a file of a tree; errContent if its digest is not want.
+func checkContent(ctx context.Context, d *treeDir, name string, want Digest) (contentInfo, error) {
 	f, err := d.openRegular(name)
 	if err != nil {
-		return err
+		return contentInfo{}, err
 	}
 	defer f.Close()
-	info, err := readContent(ctx, f, nil, false)
+	info, err := hashFile(ctx, f)
 	if err == nil && info.Hash != want {
 		err = errContent
 	}
-	return err
+	return info, err
 }
 
 // What keeps a single file out of a snapshot.
@@ -183,18 +205,37 @@ var (
 	errUnreadable = errors.New("cannot be read")
 )
 
-// openSource opens a file of the source. It follows no link and waits for no FIFO
-// that took the file's place.
-func (w *worker) openSource(path string) (*os.File, error) {
+// A file that somebody holds a lease on cannot be opened before that is given back,
+// which an attempt asks for and takes the holder milliseconds. The kernel ends the lease
+// of one that does not answer, after 45 s (/proc/sys/fs/lease-break-time).
+const (
+	leasePoll = 5 * time.Millisecond
+	leaseWait = time.Minute
+)
+
+// openSource opens a file of the source. It follows no link, and waits for no FIFO
+// that took the file's place but for the end of a lease (Samba's oplocks, delegations
+// of an NFS server).
+func (w *worker) openSource(ctx context.Context, path string) (*os.File, error) {
 	d, name, err := w.src.parent(path)
 	if err != nil {
 		return nil, sourceError(err)
 	}
-	fd, err := unix.Openat(int(d.fd.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, sourceError(err)
+	for begin := time.Now(); ; {
+		fd, err := unix.Openat(int(d.fd.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
+		if !again || time.Since(begin) > leaseWait {
+			return nil, sourceError(err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(leasePoll):
+		}
 	}
-	return os.NewFile(uintptr(fd), path), nil
 }
 
 // sourceError sorts the errors that come from a file of the source.
@@ -228,11 +269,7 @@ func (w *worker) read(ctx context.Context, i int) error {
 			return err
 		}
 		if attempt < readAttempts-1 {
-			d, name, err := w.tree.parent(w.b.entries[i].Path)
-			if err != nil {
-				return err
-			}
-			if err := d.remove(name); err != nil {
+			if err := w.discard(i); err != nil {
 				return err
 			}
 		}
@@ -245,7 +282,7 @@ func (w *worker) read(ctx context.Context, i int) error {
 
 // attempt reads entry i once, and says whether it stayed as it was meanwhile.
 func (w *worker) attempt(ctx context.Context, i int) (stable bool, err error) {
-	src, err := w.openSource(w.b.entries[i].Path)
+	src, err := w.openSource(ctx, w.b.entries[i].Path)
 	if err != nil {
 		return false, err
 	}
@@ -313,7 +350,7 @@ func (w *worker) observe(i int, st *unix.Stat_t, seen time.Time) {
 func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 	e := &w.b.entries[i]
 	if p := w.b.prev.likely(e, w.b.records[i]); p >= 0 {
-		info, err := hashFile(ctx, src)
+		info, err := w.io.describe(ctx, src)
 		if err != nil {
 			return contentError(err)
 		}
@@ -326,12 +363,24 @@ func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 	if err != nil {
 		return err
 	}
-	info, err := w.b.io.ingest(ctx, src, d.root, name)
+	info, err := w.io.ingest(ctx, src, d.root, name)
 	if err != nil {
-		return errors.Join(contentError(err), d.remove(name))
+		return contentError(err)
 	}
 	e.setContent(info)
 	return d.dress(name, e)
+}
+
+// sameFile says whether entry i, which had the inode of entry j in the walk, is a name
+// of the file that j was made of: the number may have become another file's.
+func (w *worker) sameFile(i, j int) bool {
+	d, name, err := w.src.parent(w.b.entries[i].Path)
+	if err != nil {
+		return false
+	}
+	st, err := d.stat(name)
+	r := &w.b.records[j]
+	return err == nil && st.Ino == r.Ino && st.Ctim.Sec == r.CtimeSec && uint32(st.Ctim.Nsec) == r.CtimeNsec
 }
 
 func (e *Entry) setContent(info contentInfo) {

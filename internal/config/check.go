@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/dualrepl/dualrepl/internal/paths"
 )
 
 // check looks for mistakes in what could be decoded.
@@ -140,7 +142,7 @@ func (s section) directories(e Endpoint) {
 
 // inside reports whether path is dir or lies below it, going by their names.
 func inside(path, dir string) bool {
-	return within(filepath.Clean(path), strings.TrimSuffix(filepath.Clean(dir), "/"))
+	return paths.Within(filepath.Clean(path), filepath.Clean(dir))
 }
 
 // filter checks that each rule concerns a directory: both are written in one

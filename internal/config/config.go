@@ -181,7 +181,15 @@ func Load(path string) (*Config, error) {
 	return Parse(path, data)
 }
 
+// readFile refuses what would have it wait for a writer, or read on for ever.
 func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

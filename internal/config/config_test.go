@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -181,6 +182,19 @@ func TestLoad(t *testing.T) {
 	want := path + ": is larger than 256 KiB; this is not a configuration of dualrepl"
 	if _, err := Load(path); err == nil || err.Error() != want {
 		t.Errorf("large file: got %v, want %s", err, want)
+	}
+}
+
+// TestLoadNoRegularFile: what would be waited for, or has no end, is not even opened.
+func TestLoadNoRegularFile(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo.yml")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, "/dev/zero", t.TempDir()} {
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path+" is not a regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

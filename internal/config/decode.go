@@ -110,7 +110,7 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 	d.pairs(field, n, join, func(name, value *yaml.Node) {
 		i := slices.IndexFunc(keys, func(k key) bool { return k.name == name.Value })
 		if i < 0 {
-			d.unknown(field, name, v.Type())
+			d.unknown(field, name, keysOfType(v.Type(), n))
 			return
 		}
 		member := join(field, name.Value)
@@ -122,8 +122,8 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 	})
 }
 
-func (d *decoder) unknown(field string, n *yaml.Node, section reflect.Type) {
-	known := namesOf(section)
+// unknown reports a key that is not among the known ones.
+func (d *decoder) unknown(field string, n *yaml.Node, known []string) {
 	hint, ok := foreign[n.Value]
 	if !ok {
 		hint = suggest(n.Value, known)

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // A shape says which keys a section of one type has, beside those that all have.
@@ -48,6 +50,33 @@ var dirShapes = map[string]shape{
 var snapshottingShapes = map[string]shape{
 	SnapshottingPeriodic: {required: []string{"interval"}, optional: []string{"prefix"}},
 	SnapshottingManual:   {optional: []string{"prefix"}},
+}
+
+// shapesOf are the shapes of the sections whose own type decides on them.
+var shapesOf = map[reflect.Type]map[string]shape{
+	reflect.TypeFor[Job]():          jobShapes,
+	reflect.TypeFor[Connect]():      connectShapes,
+	reflect.TypeFor[Serve]():        serveShapes,
+	reflect.TypeFor[Snapshotting](): snapshottingShapes,
+}
+
+// keysOfType lists the names of the keys that a section may have, going by the type that
+// the node gives: all there are, if that does not tell.
+func keysOfType(section reflect.Type, n *yaml.Node) []string {
+	keys, shapes, typ := namesOf(section), shapesOf[section], child(n, "type")
+	if typ == nil {
+		return keys
+	}
+	if _, ok := shapes[typ.Value]; !ok {
+		return keys
+	}
+	return slices.DeleteFunc(keys, func(key string) bool { return isForeign(key, typ.Value, shapes) })
+}
+
+// isForeign reports whether only sections of other types have the key.
+func isForeign(key, typ string, shapes map[string]shape) bool {
+	types := typesWith(key, shapes)
+	return len(types) > 0 && !slices.Contains(types, typ)
 }
 
 // examples say how a key that is missing would look.
@@ -138,8 +167,8 @@ func (s section) shaped(typ, noun string, shapes map[string]shape) {
 		}
 	}
 	for _, key := range s.keys {
-		if others := typesWith(key, shapes); s.given(key) && len(others) > 0 && !slices.Contains(others, typ) {
-			s.fail(key, noun+" has none", "remove it (it is for type "+enumerate(others)+")")
+		if s.given(key) && isForeign(key, typ, shapes) {
+			s.fail(key, noun+" has none", "remove it (it is for type "+enumerate(typesWith(key, shapes))+")")
 		}
 	}
 }

@@ -51,8 +51,13 @@ func (s section) address(key, value string) {
 	if !s.sound(key) {
 		return
 	}
-	if err := checkAddress(value, key == "listen"); err != nil {
-		s.fail(key, quote(value)+" "+err.Error(), `write "HOST:PORT", such as "backup.example.org:8888" or "[fe80::1%eth0]:8888"`)
+	listen := key == "listen"
+	hint := `write "HOST:PORT", such as "backup.example.org:8888" or "[fe80::1%eth0]:8888"`
+	if listen {
+		hint = `write ":PORT" for all addresses, such as ":8888", or "HOST:PORT", such as "[fe80::1%eth0]:8888"`
+	}
+	if err := checkAddress(value, listen); err != nil {
+		s.fail(key, quote(value)+" "+err.Error(), hint)
 	}
 }
 

@@ -47,7 +47,7 @@ func newConnecter(c *config.Connect, within locals) (transport.Connecter, error)
 		if t, ok := within[c.ListenerName]; ok {
 			return t.ConnecterAs(c.ClientIdentity), nil
 		}
-		return nil, wrongJob("listener %q is inside the daemon, which replicates this job itself: run `dualrepl daemon`", c.ListenerName)
+		return nil, &explained{fmt.Sprintf("listener %q is inside the daemon, which replicates this job itself", c.ListenerName), ErrWithin}
 	}
 	return nil, fmt.Errorf("unknown transport %q", c.Type)
 }

@@ -86,7 +86,10 @@ func openService(ctx context.Context, j *Job) (s *service, err error) {
 	if j.sends() {
 		s.handler, err = newSender(j.conf, j.base)
 	} else {
-		s.handler, err = newReceiver(j.conf, j.base)
+		s.handler, err = j.newReceiver()
+	}
+	if err == nil {
+		err = j.keep.check() // and so know it from now on
 	}
 	if err != nil || j.conf.Serve == nil {
 		return s, err

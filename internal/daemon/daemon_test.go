@@ -297,7 +297,7 @@ func TestWrongJob(t *testing.T) {
 	}{
 		{"backups", func(j *Job) error { _, err := j.Snapshot(t.Context(), false, nil); return err }, "takes no snapshots"},
 		{"backups", func(j *Job) error { _, err := j.Replicate(t.Context(), nil); return err }, "only push and pull"},
-		{"docs", func(j *Job) error { _, err := j.Replicate(t.Context(), nil); return err }, "dualrepl daemon"},
+		{"docs", func(j *Job) error { _, err := j.Replicate(t.Context(), nil); return err }, "inside the daemon"},
 	} {
 		job, err := Open(cfg, tc.job, p.logger())
 		if err != nil {

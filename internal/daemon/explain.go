@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -51,9 +52,6 @@ func (j *Job) explain(ctx context.Context, err error) error {
 		}
 		told[part.Error()] = true
 	}
-	if len(all) == 1 {
-		return all[0]
-	}
 	return errors.Join(all...)
 }
 
@@ -93,17 +91,59 @@ func diagnose(err *transportmux.DialError) (why, wayOut string) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused", "is the passive side's daemon running there?"
 	case errors.As(err, &certificate):
-		return certificate.Error(), "`connect.ca` has to be the authority that signed the passive side's certificate, and `connect.server_cn` a name in it"
+		return certificate.Error(), certificateHint(certificate.Err)
 	case errors.As(err, &notTLS):
 		return "what answers there does not speak TLS", "use the same `type` in `connect` as in the passive side's `serve`"
 	case errors.As(err, &op) && op.Op == "remote error": // an alert
-		return "it rejected this client: " + op.Err.Error(), "its `client_cns` has to list the common name of `connect.cert`, and its `ca` to be the authority that signed that; its log tells more"
+		return "it rejected this client: " + op.Err.Error(), alertHint(op.Err.Error())
 	case errors.Is(err, versionhandshake.ErrBanner):
 		return "what answers there is no daemon of this protocol", "correct `connect`"
 	case err.Peer != nil && isClosed(err):
 		return "it closed the connection during the handshake", "probably it does not know this client (its `clients` or `client_cns`), or it serves another `type` of transport; its log tells more"
 	}
 	return err.Error(), ""
+}
+
+// certificateHint is the way out where the passive side's certificate is not accepted.
+func certificateHint(err error) string {
+	var (
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &authority):
+		return "`connect.ca` has to be the authority that signed the passive side's certificate"
+	case errors.As(err, &name):
+		return "`connect.server_cn` has to be a name in the passive side's certificate"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "renew the passive side's certificate, unless a clock is wrong"
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return "the passive side's certificate is not for servers (extendedKeyUsage)"
+	}
+	return ""
+}
+
+// The alerts (RFC 8446, section 6.2) by which crypto/tls refuses a client's certificate.
+// That of a name that is not on the list, or of a wrong purpose, is "bad".
+const (
+	alertBadCertificate     tls.AlertError = 42
+	alertCertificateExpired tls.AlertError = 45
+	alertUnknownCA          tls.AlertError = 48
+)
+
+// alertHint is the way out where the passive side did not accept this one's certificate,
+// by the text of the alert: its type is crypto/tls's own.
+func alertHint(alert string) string {
+	switch alert {
+	case alertUnknownCA.Error():
+		return "its `ca` has to be the authority that signed `connect.cert`; its log tells more"
+	case alertBadCertificate.Error():
+		return "its `client_cns` has to list the common name of `connect.cert`, which has to be for clients (extendedKeyUsage); its log tells more"
+	case alertCertificateExpired.Error():
+		return "renew `connect.cert`, unless a clock is wrong"
+	}
+	return "its log tells more"
 }
 
 // isClosed reports whether the peer closed the connection.

@@ -58,6 +58,19 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// rejected is a certificate that this side does not accept.
+func rejected(why error) transportmux.DialError {
+	return transportmux.DialError{Err: &tls.CertificateVerificationError{Err: why}}
+}
+
+// alert is what a passive side sends that does not accept this side's certificate.
+func alert(text string) transportmux.DialError {
+	return transportmux.DialError{
+		Peer: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8888},
+		Err:  &net.OpError{Op: "remote error", Err: errors.New(text)},
+	}
+}
+
 // TestDiagnose: why there is no connection, in plain words, with the way out.
 func TestDiagnose(t *testing.T) {
 	peer := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8888}
@@ -67,9 +80,16 @@ func TestDiagnose(t *testing.T) {
 	}{
 		{transportmux.DialError{Err: &net.DNSError{IsNotFound: true}}, []string{"no such host", "connect.address"}},
 		{transportmux.DialError{Err: syscall.ECONNREFUSED}, []string{"connection refused", "daemon running"}},
-		{transportmux.DialError{Err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}, []string{"unknown authority", "connect.ca"}},
+		{rejected(x509.UnknownAuthorityError{}), []string{"unknown authority; `connect.ca`"}},
+		{rejected(x509.HostnameError{Certificate: &x509.Certificate{}}), []string{"; `connect.server_cn`"}},
+		{rejected(x509.CertificateInvalidError{Reason: x509.Expired}), []string{"; renew the passive side's certificate"}},
+		{rejected(x509.CertificateInvalidError{Reason: x509.IncompatibleUsage}), []string{"; the passive side's certificate is not for servers"}},
+		{rejected(x509.CertificateInvalidError{Reason: x509.TooManyIntermediates}), []string{"too many intermediates"}},
 		{transportmux.DialError{Err: tls.RecordHeaderError{}}, []string{"TLS", "type"}},
-		{transportmux.DialError{Peer: peer, Err: &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}}, []string{"rejected this client: tls: bad certificate", "client_cns"}},
+		{alert("tls: bad certificate"), []string{"rejected this client: tls: bad certificate; its `client_cns`", "extendedKeyUsage"}},
+		{alert("tls: unknown certificate authority"), []string{"; its `ca`"}},
+		{alert("tls: expired certificate"), []string{"; renew `connect.cert`"}},
+		{alert("tls: internal error"), []string{"tls: internal error; its log tells more"}},
 		{transportmux.DialError{Peer: peer, Err: versionhandshake.ErrBanner}, []string{"no daemon of this protocol", "connect"}},
 		{transportmux.DialError{Peer: peer, Err: versionhandshake.ErrVersion}, []string{"192.0.2.1:8888", "versions differ"}},
 		{transportmux.DialError{Peer: peer, Err: io.ErrUnexpectedEOF}, []string{"closed the connection during the handshake", "does not know this client"}},

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,9 @@ import (
 // that name, or it is of a type that does not do what was asked.
 var ErrJob = errors.New("wrong job")
 
+// ErrWithin is the ErrJob of a job whose peer is within the daemon.
+var ErrWithin = fmt.Errorf("%w: only the daemon replicates it", ErrJob)
+
 // wrongJob is an error that is ErrJob.
 func wrongJob(format string, args ...any) error {
 	return &explained{fmt.Sprintf(format, args...), ErrJob}
@@ -32,6 +36,7 @@ type Job struct {
 	base   *slog.Logger // for endpoints, which name the job themselves
 	logger *slog.Logger
 	within locals // nil outside a daemon
+	keep   *keep
 }
 
 // Open finds a job of the configuration; the error is ErrJob.
@@ -51,7 +56,10 @@ func OpenAll(cfg *config.Config, logger *slog.Logger) []*Job {
 func newJobs(cfg *config.Config, logger *slog.Logger, within locals) []*Job {
 	jobs := make([]*Job, len(cfg.Jobs))
 	for i, conf := range cfg.Jobs {
-		jobs[i] = &Job{conf: conf, all: cfg.Jobs, base: logger, logger: logger.With("job", conf.Name), within: within}
+		jobs[i] = &Job{
+			conf: conf, all: cfg.Jobs, base: logger, logger: logger.With("job", conf.Name), within: within,
+			keep: &keep{path: cmp.Or(conf.Endpoint.Store, conf.Endpoint.Root)},
+		}
 	}
 	return jobs
 }
@@ -104,26 +112,38 @@ func (j *Job) Snapshot(ctx context.Context, full bool, progress StoreProgress) (
 		return nil, wrongJob("%s is a %s job, which takes no snapshots", j.Name(), j.Type())
 	}
 	sender, err := newSender(j.conf, j.base)
+	if err == nil {
+		err = j.keep.check()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
 	}
 	name := snapshotName(j.conf.Snapshotting.Prefix, time.Now())
+	options := j.snapshotOptions(full, name, progress)
 	var all []Snapshot
 	var errs []error
 	for _, filesystem := range j.filesystems() {
 		s := Snapshot{Filesystem: filesystem, Version: name}
-		opts := dir.SnapshotOptions{Full: full}
-		if progress != nil {
-			_, total := j.measure(filesystem, "")
-			opts.Progress = func(_ int, bytes int64) { progress(filesystem+"@"+name, uint64(bytes), total) }
-		}
-		s.Report, s.Err = sender.Snapshot(ctx, filesystem, name, opts)
+		s.Report, s.Err = sender.Snapshot(ctx, filesystem, name, options(filesystem))
 		if s.Err != nil {
 			errs = append(errs, fmt.Errorf("snapshot of %s (%s): %w", filesystem, j.conf.Endpoint.Directories[filesystem], s.Err))
 		}
 		all = append(all, s)
 	}
 	return all, errors.Join(errs...)
+}
+
+// snapshotOptions returns the options for each filesystem. Only for progress, the store
+// is asked how much there was the last time.
+func (j *Job) snapshotOptions(full bool, name string, progress StoreProgress) func(filesystem string) dir.SnapshotOptions {
+	if progress == nil {
+		return func(string) dir.SnapshotOptions { return dir.SnapshotOptions{Full: full} }
+	}
+	sizes := j.sizes()
+	return func(filesystem string) dir.SnapshotOptions {
+		title, total := filesystem+"@"+name, sizes[filesystem]
+		return dir.SnapshotOptions{Full: full, Progress: func(_ int, bytes int64) { progress(title, uint64(bytes), total) }}
+	}
 }
 
 // filesystems are the names of the directories that the filter selects, sorted.
@@ -212,7 +232,7 @@ func (j *Job) openLocal(s *sides) error {
 		s.sender, s.receiver, s.tokens = sender, s.client, sender
 		return err
 	}
-	receiver, err := newReceiver(j.conf, j.base)
+	receiver, err := j.newReceiver()
 	s.sender, s.receiver, s.tokens = s.client, receiver, receiver
 	return err
 }

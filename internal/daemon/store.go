@@ -17,20 +17,30 @@ import (
 
 // List lists what is in the job's store; a sink's filesystems are below the identity
 // of their client. A store that nothing came to yet is empty.
-func (j *Job) List() ([]dir.StoredFilesystem, error) {
-	if j.conf.Type != config.TypeSink {
-		return j.list(j.Store(), "")
+func (j *Job) List() (list []dir.StoredFilesystem, err error) {
+	if j.conf.Type == config.TypeSink {
+		list, err = listClients(j.Store())
+	} else {
+		list, err = listStore(j.Store(), "")
 	}
-	clients, err := os.ReadDir(j.Store())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
+	}
+	return list, nil
+}
+
+// listClients lists the stores of a sink's clients.
+func listClients(root string) ([]dir.StoredFilesystem, error) {
+	clients, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	var all []dir.StoredFilesystem
 	for _, client := range clients {
 		if !client.IsDir() || transport.ValidateClientIdentity(client.Name()) != nil {
 			continue // nothing that a client has sent
 		}
-		list, err := j.list(filepath.Join(j.Store(), client.Name()), client.Name()+"/")
+		list, err := listStore(filepath.Join(root, client.Name()), client.Name()+"/")
 		if err != nil {
 			return nil, err
 		}
@@ -39,19 +49,16 @@ func (j *Job) List() ([]dir.StoredFilesystem, error) {
 	return all, nil
 }
 
-// list lists one store, with a prefix to the names.
-func (j *Job) list(store, prefix string) ([]dir.StoredFilesystem, error) {
+// listStore lists one store, with a prefix to the names.
+func listStore(store, prefix string) ([]dir.StoredFilesystem, error) {
 	list, err := dir.ListStore(store)
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
-	}
 	for i := range list {
 		list[i].Name = prefix + list[i].Name
 	}
-	return list, nil
+	return list, err
 }
 
 // locate returns the store, as package dir has it, that a filesystem of List lies
@@ -62,9 +69,18 @@ func (j *Job) locate(filesystem string) (store, name string, err error) {
 	}
 	client, name, ok := strings.Cut(filesystem, "/")
 	if !ok || transport.ValidateClientIdentity(client) != nil {
-		return "", "", fmt.Errorf("job %s: %w: a sink's filesystems are named CLIENT/FILESYSTEM, not %q", j.Name(), endpoint.ErrInvalid, filesystem)
+		return "", "", fmt.Errorf("%w: a sink's filesystems are named CLIENT/FILESYSTEM, not %q", endpoint.ErrInvalid, filesystem)
 	}
 	return filepath.Join(j.Store(), client), name, nil
+}
+
+// withClient says whose filesystem it is, where an error calls one of a sink by its name
+// in the client's store.
+func withClient(filesystem, name string, err error) error {
+	if err == nil || name == filesystem {
+		return err
+	}
+	return fmt.Errorf("%s: %w", filesystem, err)
 }
 
 // A StoreProgress is called with the bytes of one version that are done and that
@@ -75,6 +91,7 @@ type StoreProgress func(name string, done, total uint64)
 type Verified struct {
 	Filesystem string
 	Version    string
+	Bookmark   bool              // a manifest without files
 	Report     *dir.VerifyReport // nil: not even the manifest could be read
 	Err        error             // it could not be verified to its end
 }
@@ -97,15 +114,12 @@ func (j *Job) Verify(ctx context.Context, progress StoreProgress) ([]Verified, e
 	var errs []error
 	for _, item := range list {
 		for _, version := range item.Versions {
-			if version.Bookmark {
-				continue // has no files
-			}
 			if ctx.Err() != nil {
 				return all, errors.Join(append(errs, context.Cause(ctx))...)
 			}
 			v := j.verify(ctx, item.Name, version, progress)
 			if v.Err != nil {
-				errs = append(errs, fmt.Errorf("job %s: %s: %w", j.Name(), item.Name, v.Err))
+				errs = append(errs, fmt.Errorf("job %s: %w", j.Name(), v.Err))
 			}
 			all = append(all, v)
 		}
@@ -114,14 +128,15 @@ func (j *Job) Verify(ctx context.Context, progress StoreProgress) ([]Verified, e
 }
 
 func (j *Job) verify(ctx context.Context, filesystem string, version dir.StoredVersion, progress StoreProgress) Verified {
-	v := Verified{Filesystem: filesystem, Version: version.Name}
+	v := Verified{Filesystem: filesystem, Version: version.Name, Bookmark: version.Bookmark}
 	var store, name string
 	if store, name, v.Err = j.locate(filesystem); v.Err != nil {
 		return v
 	}
 	title := filesystem + "@" + version.Name
-	v.Report, v.Err = dir.Verify(ctx, store, name, version.Name, dir.VerifyOptions{
+	report, err := dir.Verify(ctx, store, name, version.Name, dir.VerifyOptions{
 		Progress: func(bytes int64) { progress(title, uint64(bytes), uint64(version.Bytes)) },
 	})
+	v.Report, v.Err = report, withClient(filesystem, name, err)
 	return v
 }

@@ -65,17 +65,19 @@ func TestRestoreRefuses(t *testing.T) {
 		invalid                           bool
 	}{
 		{"docs", "", "source/new", "of job docs", true},
-		{"docs", "", "source", "of job docs", true},
-		{"docs", "", "link/new", "of job docs", true},
+		{"docs", "", "source", "source is not empty", false},
+		{"dogs", "", "source", "source is a directory of job docs; restore to a directory apart", true},
+		{"docs", "", "link/new", "link/new lies in " + p.path("source") + " of job docs", true},
 		{"docs", "", "store/docs/new", "of job docs", true},
+		{"docs", "", "store", "is a directory of job docs", true},
 		{"docs", "", "received/new", "of job backups", true},
-		{"docs", "", ".", "lie one in the other", true},
+		{"docs", "", ".", " contains " + p.path("received") + " of job backups", true},
 		{"docs", "", "no/parent", "parent directory of", false},
 		{"/docs", "", "new", "empty component", true},
 		{"docs/..", "", "new", `".."`, true},
 		{"docs", "../one", "new", "../one", true},
 		{"dogs", "", "new", "there is only docs", false},
-		{"docs", "never", "new", "there are: " + versions[0].Versions[0].Name + ", " + versions[0].Versions[1].Name, false},
+		{"docs", "never", "new", "version docs@never; there are: " + versions[0].Versions[0].Name + ", " + versions[0].Versions[1].Name, false},
 	} {
 		_, err := job.Restore(t.Context(), tc.filesystem, tc.version, p.path(tc.target), nil)
 		if err == nil || !strings.Contains(err.Error(), tc.want) || errors.Is(err, endpoint.ErrInvalid) != tc.invalid {
@@ -84,6 +86,101 @@ func TestRestoreRefuses(t *testing.T) {
 		if _, err := os.Stat(p.path("new")); err == nil {
 			t.Fatalf("%s@%s: something was made", tc.filesystem, tc.version)
 		}
+	}
+}
+
+// TestRestoreHome: what was lost goes back to its place, which may be named by other jobs,
+// too, and lie in other directories.
+func TestRestoreHome(t *testing.T) {
+	p, _ := newStore(t)
+	cfg := p.config(pushToSink + `
+  - name: copy
+    type: push
+    connect: {type: tcp, address: "192.0.2.1:8888"}
+    endpoint: {type: dir, store: DIR/store, directories: {docs: DIR/source, below: DIR/source/below}}
+    filesystems: {"<": true}
+    snapshotting: {type: manual}
+`)
+	job, err := Open(cfg, "docs", p.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lose := range []func(string) error{
+		os.RemoveAll,
+		func(path string) error { return errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o755)) },
+	} {
+		if err := lose(p.path("source")); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := job.Restore(t.Context(), "docs", "", p.path("source"), nil); err != nil || report.Files != 2 {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+}
+
+// spoil makes manifests unreadable.
+func spoil(t *testing.T, manifests ...string) {
+	t.Helper()
+	for _, manifest := range manifests {
+		if err := os.Chmod(manifest, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(manifest, []byte("spoilt"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRestoreNewestOfDamaged: where a version cannot be read, nobody knows which is the
+// newest; those that can be read can still be named.
+func TestRestoreNewestOfDamaged(t *testing.T) {
+	p, job := newStore(t)
+	manifests, err := filepath.Glob(job.Store() + "/docs/@*/manifest")
+	if err != nil || len(manifests) != 2 {
+		t.Fatalf("%q, %v", manifests, err)
+	}
+	slices.Sort(manifests)
+	name := func(i int) string { return filepath.Base(filepath.Dir(manifests[i]))[1:] }
+
+	spoil(t, manifests[1])
+	_, err = job.Restore(t.Context(), "docs", "", p.path("new"), nil)
+	want := "name a version to restore; there is only " + name(0)
+	if err == nil || !strings.Contains(err.Error(), "of docs, "+name(1)+" cannot be read") || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("error is %v, want %s", err, want)
+	}
+	if _, err := job.Restore(t.Context(), "docs", name(1), p.path("new"), nil); err == nil || !strings.Contains(err.Error(), name(1)) {
+		t.Errorf("of the damaged one: %v", err)
+	}
+	if report, err := job.Restore(t.Context(), "docs", name(0), p.path("new"), nil); err != nil || report.Files != 1 {
+		t.Errorf("of the other: %+v, %v", report, err)
+	}
+
+	spoil(t, manifests[0])
+	_, err = job.Restore(t.Context(), "docs", "", p.path("none"), nil)
+	if err == nil || !strings.Contains(err.Error(), "all versions of docs are damaged: "+name(0)) || strings.Contains(err.Error(), "there are") {
+		t.Errorf("of none: %v", err)
+	}
+	if _, err := os.Stat(p.path("none")); err == nil {
+		t.Error("something was made")
+	}
+}
+
+func TestNewestOfNothing(t *testing.T) {
+	if _, err := newest("docs", nil, nil); !errors.Is(err, endpoint.ErrNotFound) || !strings.Contains(err.Error(), "docs has no version yet") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// TestSnapshotProgress: how much there will be is guessed from the version before.
+func TestSnapshotProgress(t *testing.T) {
+	p, job := newStore(t)
+	p.write("three", "more")
+	var totals []uint64
+	if _, err := job.Snapshot(t.Context(), false, func(_ string, _, total uint64) { totals = append(totals, total) }); err != nil {
+		t.Fatal(err)
+	}
+	if want := uint64(len("content of one" + "content of two")); len(totals) == 0 || totals[0] != want {
+		t.Errorf("totals %d, want %d", totals, want)
 	}
 }
 
@@ -141,6 +238,14 @@ func TestSinkStore(t *testing.T) {
 	}
 	if _, err := sink.Restore(t.Context(), list[0].Name, "", p.path("restored"), nil); err != nil {
 		t.Error(err)
+	}
+	_, err = sink.Restore(t.Context(), "fe80::1%eth0/dogs", "", p.path("never"), nil)
+	if want := "filesystem fe80::1%eth0/dogs; there is only fe80::1%eth0/docs"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("error is %v, want %s", err, want)
+	}
+	_, err = sink.Restore(t.Context(), list[0].Name, "", p.path("restored"), nil)
+	if want := "job backups: " + list[0].Name + ": "; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("error is %v, want %s", err, want)
 	}
 	for _, name := range []string{"docs", "../received/x", "a@b/docs", ""} {
 		if _, err := sink.Restore(t.Context(), name, "", p.path("never"), nil); !errors.Is(err, endpoint.ErrInvalid) {

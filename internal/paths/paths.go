@@ -1,5 +1,6 @@
-// Package paths tells which of two directories lies in the other, although neither
-// need exist yet and symbolic links may lead from one to the other.
+// Package paths tells which of two directories lies in the other: by their names, or by
+// what is on disk, where neither need exist yet and symbolic links may lead from one to
+// the other.
 package paths
 
 import (
@@ -24,7 +25,8 @@ func Resolve(path string) (string, error) {
 	return filepath.Join(parent, filepath.Base(path)), err
 }
 
-// Within reports whether path, resolved, is dir, resolved, or lies in it.
+// Within reports whether path is dir or lies in it, going by their names: both are
+// absolute and clean, as Resolve makes them.
 func Within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

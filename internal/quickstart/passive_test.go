@@ -3,15 +3,33 @@ package quickstart
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain runs the tests or, for TestPassiveStops, a passive side.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "daemon" {
+		idle()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// idle is a daemon that ends well, with nothing done.
+func idle() {
+	signalled := make(chan os.Signal, 1)
+	signal.Notify(signalled, syscall.SIGTERM)
+	fmt.Println("ready")
+	<-signalled
+}
 
 // startScript starts a shell script in the place of the program.
 func startScript(t *testing.T, script string) (*passive, error) {
@@ -41,8 +59,11 @@ func TestPassiveEnds(t *testing.T) {
 }
 
 func TestPassiveStops(t *testing.T) {
-	// The shell ends well when the signal interrupts its reading.
-	p, err := startScript(t, `mkfifo "$0.fifo"; trap 'exit 0' TERM; echo ready; read x <>"$0.fifo"`)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := startPassive(t.Context(), program, "sink.yml", filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,8 @@ type Result struct {
 }
 
 // Run does the whole tour. The result is never nil: after an error it tells how far
-// the tour came, and its Work, if that was made and not removed, is there for a look.
+// the tour came, and its Work, unless removed, is there for a look. Without a Work nothing
+// was tried: Source or Options.Work cannot be used.
 func Run(ctx context.Context, opts Options) (*Result, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

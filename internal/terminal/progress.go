@@ -36,6 +36,10 @@ func NewProgress(w io.Writer) *Progress {
 	return p
 }
 
+// Draws reports whether there is a terminal: without one, what only the bars tell need not
+// be found out.
+func (p *Progress) Draws() bool { return p.container != nil }
+
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))

@@ -18,6 +18,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestProgressDrawsNothingIntoAPipe(t *testing.T) {
 	var out bytes.Buffer
 	p := NewProgress(&out)
+	if p.Draws() {
+		t.Error("takes a buffer for a terminal")
+	}
 	p.Set("docs", 1, 2)
 	p.End("docs")
 	if out.Len() != 0 {
@@ -33,6 +36,9 @@ func TestProgressDrawsNothingIntoAPipe(t *testing.T) {
 func TestProgressDrawsOnATerminal(t *testing.T) {
 	master, slave := openTerminal(t)
 	p := NewProgress(slave)
+	if !p.Draws() {
+		t.Error("does not know a terminal")
+	}
 	p.Set("docs", 1<<20, 4<<20)
 	p.Set("docs", 5<<20, 4<<20) // more than was expected
 	p.End("docs")
