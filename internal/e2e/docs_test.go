@@ -53,14 +53,14 @@ func TestCertificates(t *testing.T) {
 
 // TestArchitecture: the table of docs/architecture.md has every package.
 func TestArchitecture(t *testing.T) {
-	const module = "github.com/dualrepl/dualrepl/"
-	out, err := exec.Command("go", "list", module+"...").Output()
+	packages, err := listPackages(module + "/...")
 	if err != nil {
 		t.Fatal(err)
 	}
+	dependOnDirectories(t, packages)
 	doc := read(t, "docs/architecture.md")
-	for _, pkg := range strings.Fields(string(out)) {
-		if name := strings.TrimPrefix(pkg, module); !strings.Contains(doc, "`"+name+"`") {
+	for _, pkg := range packages {
+		if name := strings.TrimPrefix(pkg.ImportPath, module+"/"); !strings.Contains(doc, "`"+name+"`") {
 			t.Errorf("docs/architecture.md does not list %s", name)
 		}
 	}
@@ -74,6 +74,8 @@ type docs struct {
 }
 
 func newDocs(t *testing.T) *docs {
+	t.Helper()
+	dependOnProgram(t)
 	return &docs{t: t, dir: t.TempDir(), address: freeAddress(t)}
 }
 

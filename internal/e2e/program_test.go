@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -9,13 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
 
-// program is the path of the built dualrepl.
-var program string
+var (
+	program string      // path of the built dualrepl
+	sources []goPackage // what it is built from
+)
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
 
@@ -26,32 +26,41 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "dualrepl")
-	build := exec.Command("go", "build", "-o", program, "github.com/dualrepl/dualrepl/cmd/dualrepl")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
+	if err := build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "building the program:", err)
 		return 1
 	}
 	return m.Run()
 }
 
+func build(dir string) (err error) {
+	const main = module + "/cmd/dualrepl"
+	if sources, err = listPackages("-deps", main); err != nil {
+		return err
+	}
+	program = filepath.Join(dir, "dualrepl")
+	build := exec.Command("go", "build", "-o", program, main)
+	build.Stderr = os.Stderr
+	return build.Run()
+}
+
 // setup is one push job and one sink job, connected through a proxy.
 type setup struct {
-	t        *testing.T
-	source   string // the directory that is replicated
-	store    string // the sender's store
-	root     string // the receiver's root
-	push     string // config of the active side
-	sink     string // config of the passive side
-	listen   string // address of the passive side
-	proxy    *proxy // between the two
-	passive  *exec.Cmd
-	passiveO *logBuffer
+	t       *testing.T
+	source  string // the directory that is replicated
+	store   string // the sender's store
+	root    string // the receiver's root
+	push    string // config of the active side
+	sink    string // config of the passive side
+	listen  string // address of the passive side
+	proxy   *proxy // between the two
+	passive *process
+	idle    int // descriptors of the passive side while it has nothing to do
 }
 
 func newSetup(t *testing.T, root string) *setup {
 	t.Helper()
+	dependOnProgram(t)
 	dir := t.TempDir()
 	s := &setup{
 		t: t, root: root, listen: freeAddress(t),
@@ -102,13 +111,7 @@ func (s *setup) fill(prefix string, seed uint64, n, size int) {
 // startPassive starts the passive side's daemon and waits until it accepts.
 func (s *setup) startPassive() {
 	s.t.Helper()
-	s.passiveO = &logBuffer{}
-	s.passive = exec.Command(program, "daemon", "--config", s.sink)
-	s.passive.Stdout, s.passive.Stderr = s.passiveO, s.passiveO
-	if err := s.passive.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(s.killPassive)
+	s.passive = start(s.t, "daemon", "--config", s.sink)
 	s.eventually("the passive side listens", func() bool {
 		conn, err := net.Dial("tcp", s.listen)
 		if err != nil {
@@ -116,6 +119,15 @@ func (s *setup) startPassive() {
 		}
 		conn.Close()
 		return true
+	})
+	s.idle = s.passive.descriptors(s.t)
+}
+
+// settle waits until the passive side has no more descriptors than when it was idle.
+func (s *setup) settle() {
+	s.t.Helper()
+	s.eventually(fmt.Sprintf("the passive side has %d descriptors as before", s.idle), func() bool {
+		return s.passive.descriptors(s.t) <= s.idle
 	})
 }
 
@@ -126,21 +138,12 @@ func (s *setup) eventually(what string, holds func() bool) {
 		if holds() {
 			return
 		}
-		if exited(s.passive) {
+		if s.passive.hasEnded() {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	s.t.Fatalf("not within 30 s: %s\npassive side:\n%s", what, s.passiveO)
-}
-
-func (s *setup) killPassive() {
-	if s.passive == nil {
-		return
-	}
-	s.passive.Process.Kill()
-	s.passive.Wait()
-	s.passive = nil
+	s.t.Fatalf("not within 30 s: %s\npassive side:\n%s", what, s.passive)
 }
 
 // run runs the program to its end and returns its output.
@@ -153,7 +156,7 @@ func (s *setup) mustRun(args ...string) string {
 	s.t.Helper()
 	out, err := s.run(args...)
 	if err != nil {
-		s.t.Fatalf("dualrepl %s: %v\n%s\npassive side:\n%s", strings.Join(args, " "), err, out, s.passiveO)
+		s.t.Fatalf("dualrepl %s: %v\n%s\npassive side:\n%s", strings.Join(args, " "), err, out, s.passive)
 	}
 	return out
 }
@@ -178,31 +181,4 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// logBuffer collects a process's output while it runs.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	if b == nil {
-		return ""
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// exited tells whether a started process is gone (a zombie counts as gone).
-func exited(cmd *exec.Cmd) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
-	return err != nil || strings.Contains(string(stat), ") Z ")
 }
