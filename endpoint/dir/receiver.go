@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
@@ -222,7 +223,7 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 		return nil, noSpace(err)
 	}
 	defer f.Close()
-	lock, err := f.lock(ctx)
+	lock, err := f.lockSoon(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -236,6 +237,29 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 		return nil, fmt.Errorf("receive %s@%s: %w", req.GetFilesystem(), req.GetTo().GetName(), noSpace(err))
 	}
 	return &pdu.ReceiveRes{}, nil
+}
+
+// How long a receive waits for the one before it, and how often it looks: one whose
+// connection has just broken still syncs what came. A sender whose stream is refused
+// comes back after a pause, and sends what the sockets hold once more.
+const (
+	busyWait = 3 * time.Second
+	busyPoll = 20 * time.Millisecond
+)
+
+// lockSoon is lock, but for whoever is about to let go.
+func (f *filesystem) lockSoon(ctx context.Context) (*fsLock, error) {
+	for begin := time.Now(); ; {
+		lock, err := f.lock(ctx)
+		if !errors.Is(err, endpoint.ErrBusy) || time.Since(begin) > busyWait {
+			return lock, err
+		}
+		select {
+		case <-time.After(busyPoll):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // checkReceive refuses what could never be received, before anything is made for it.

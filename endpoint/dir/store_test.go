@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
@@ -480,6 +481,26 @@ func TestOwnerName(t *testing.T) {
 	expect(t, "readable name", ownerName("source", "10.0.0.7"), "source 10.0.0.7")
 	if err := ValidateJob("a b"); !errors.Is(err, endpoint.ErrInvalid) {
 		t.Errorf("a job's name with a space: %v", err)
+	}
+}
+
+// TestLockSoon: what is about to end is no reason to refuse what comes next.
+func TestLockSoon(t *testing.T) {
+	f := testFilesystem(t)
+	lock, err := f.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(5*busyPoll, lock.unlock)
+	if lock, err = f.lockSoon(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer lock.unlock()
+	gone := errors.New("the client has gone")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*busyPoll, gone)
+	defer cancel()
+	if _, err := f.lockSoon(ctx); !errors.Is(err, gone) {
+		t.Errorf("at the end of its context: %v", err)
 	}
 }
 
