@@ -108,16 +108,21 @@ func newListVersion(v dir.StoredVersion) listVersion {
 	}
 }
 
-// typeOf names what a version is, for scripts.
-func typeOf(bookmark bool) string {
-	if bookmark {
-		return "bookmark"
+// The types of versions, for scripts.
+const (
+	snapshot = "snapshot"
+	bookmark = "bookmark"
+)
+
+func typeOf(isBookmark bool) string {
+	if isBookmark {
+		return bookmark
 	}
-	return "snapshot"
+	return snapshot
 }
 
 // separators stand between a filesystem and its version, by the version's type.
-var separators = map[string]string{"snapshot": "@", "bookmark": "#"}
+var separators = map[string]string{snapshot: "@", bookmark: "#"}
 
 // printLists leaves out what could not be listed, which the error tells.
 func printLists(w io.Writer, results []listResult, asJSON bool) error {
@@ -159,7 +164,7 @@ func versionRow(filesystem string, v listVersion) []string {
 		return []string{name, "damaged: " + v.Damaged}
 	}
 	files, size := strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes))
-	if v.Type == "bookmark" {
+	if v.Type == bookmark {
 		files, size = "", ""
 	}
 	row := []string{name, v.Creation.Local().Format(time.DateTime), files, size, v.GUID}

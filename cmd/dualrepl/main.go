@@ -85,7 +85,8 @@ Exit codes:
   1    failed
   2    wrong usage or a bad configuration: nothing was tried
   3    done, but incomplete: what was left out or could not be applied is listed
-  130  interrupted by SIGINT or SIGTERM (the daemon ends with 0 then)`,
+  130  interrupted by SIGINT or SIGTERM (the daemon ends with 0 then, list and
+       configcheck by the signal itself)`,
 		Example: `  # see it work, on a directory of yours, which is only read
   dualrepl quickstart ~/documents
 

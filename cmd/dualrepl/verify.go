@@ -91,7 +91,10 @@ func printVerified(cmd *cobra.Command, results []verifyResult, asJSON bool) erro
 	}
 	for _, r := range results {
 		name := terminal.Printable(r.Filesystem + separators[r.Type] + r.Version) // a peer had a say in the names
-		if r.Good {
+		switch {
+		case r.Good && r.Type == bookmark:
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: good\n", name)
+		case r.Good:
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: good: %s, %s\n", name, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)))
 		}
 		printSome(cmd.ErrOrStderr(), name+" does not match its manifest:", problemLines(r.Mismatches))

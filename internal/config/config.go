@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -187,8 +188,8 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
+	if t := info.Mode().Type(); t != 0 && t != fs.ModeNamedPipe {
+		return nil, fmt.Errorf("%s is neither a file nor a pipe", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {

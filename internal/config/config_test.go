@@ -2,12 +2,12 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -186,15 +186,27 @@ func TestLoad(t *testing.T) {
 }
 
 // TestLoadNoRegularFile: what would be waited for, or has no end, is not even opened.
-func TestLoadNoRegularFile(t *testing.T) {
-	fifo := filepath.Join(t.TempDir(), "fifo.yml")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{fifo, "/dev/zero", t.TempDir()} {
-		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path+" is not a regular file") {
+func TestLoadNoFile(t *testing.T) {
+	for _, path := range []string{"/dev/zero", t.TempDir()} {
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path+" is neither a file nor a pipe") {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// TestLoadPipe: a shell's <(...) is one.
+func TestLoadPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := w.WriteString("jobs: []\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if _, err := Load(fmt.Sprintf("/dev/fd/%d", r.Fd())); err == nil || !strings.Contains(err.Error(), "jobs") {
+		t.Errorf("a configuration without jobs: %v", err)
 	}
 }
 

@@ -84,7 +84,7 @@ type service struct {
 func openService(ctx context.Context, j *Job) (s *service, err error) {
 	s = &service{Job: j}
 	if j.sends() {
-		s.handler, err = newSender(j.conf, j.base)
+		s.handler, err = j.newSender()
 	} else {
 		s.handler, err = j.newReceiver()
 	}

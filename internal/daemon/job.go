@@ -228,7 +228,7 @@ func (j *Job) connect() (s sides, err error) {
 
 func (j *Job) openLocal(s *sides) error {
 	if j.conf.Type == config.TypePush {
-		sender, err := newSender(j.conf, j.base)
+		sender, err := j.newSender()
 		s.sender, s.receiver, s.tokens = sender, s.client, sender
 		return err
 	}

@@ -2,40 +2,71 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"sync"
+	"sync/atomic"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/dir"
 	"github.com/dualrepl/dualrepl/pdu"
 )
 
-// A keep is the directory that a job keeps its versions in. Once it was seen, it has to
-// stay the same one: a disk that is unmounted leaves an empty directory in its place, or
-// none, and everything would begin anew, in full, on the file system below.
+// A keep is the directory that a job keeps its versions in. Once something was seen in
+// it, it may not be gone or empty: a disk that is unmounted leaves it so, and everything
+// would begin anew, in full, on the file system below.
 type keep struct {
 	path string
-
-	mu   sync.Mutex
-	seen fs.FileInfo // nil: it was not there yet
+	used atomic.Bool // something was seen in it
 }
 
-// check refuses to go on in another directory than before: endpoint.ErrFailedPrecondition.
+// check refuses to begin anew where versions were: endpoint.ErrFailedPrecondition.
 func (k *keep) check() error {
-	now, err := os.Stat(k.path)
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	used, err := hasEntries(k.path)
 	switch {
-	case k.seen == nil && err == nil:
-		k.seen = now
-	case k.seen != nil && (err != nil || !os.SameFile(k.seen, now)):
-		return fmt.Errorf("%w: %s is no longer the directory that it was; mount its disk again, or, if it was replaced on purpose, restart the daemon",
+	case err == nil && used:
+		k.used.Store(true)
+	case err != nil && k.used.Load():
+		return fmt.Errorf("%w: %s, where versions were, cannot be read: %w", endpoint.ErrFailedPrecondition, k.path, err)
+	case k.used.Load():
+		return fmt.Errorf("%w: %s is empty, and versions were there: mount its disk again, or, if it was emptied on purpose, restart the daemon",
 			endpoint.ErrFailedPrecondition, k.path)
 	}
 	return nil
+}
+
+// hasEntries also mounts what is mounted on demand.
+func hasEntries(dir string) (bool, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close() // it was only read
+	_, err = d.ReadDir(1)
+	if errors.Is(err, io.EOF) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// keptSender tells nobody that there are no snapshots where they are out of reach.
+type keptSender struct {
+	*dir.Sender
+	keep *keep
+}
+
+func (j *Job) newSender() (keptSender, error) {
+	sender, err := newSender(j.conf, j.base)
+	return keptSender{sender, j.keep}, err
+}
+
+// ListFilesystems implements endpoint.Endpoint.
+func (s keptSender) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
+	if err := s.keep.check(); err != nil {
+		return nil, err
+	}
+	return s.Sender.ListFilesystems(ctx, req)
 }
 
 // keptReceiver refuses what would make the directory anew, or tell a sender that nothing
@@ -50,6 +81,7 @@ func (j *Job) newReceiver() (keptReceiver, error) {
 	return keptReceiver{receiver, j.keep}, err
 }
 
+// ListFilesystems implements endpoint.Endpoint.
 func (r keptReceiver) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
 	if err := r.keep.check(); err != nil {
 		return nil, err
@@ -57,6 +89,7 @@ func (r keptReceiver) ListFilesystems(ctx context.Context, req *pdu.ListFilesyst
 	return r.Receiver.ListFilesystems(ctx, req)
 }
 
+// Receive implements endpoint.Receiver.
 func (r keptReceiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	if err := r.keep.check(); err != nil {
 		return nil, err

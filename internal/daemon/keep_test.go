@@ -7,14 +7,18 @@ import (
 	"testing"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/pdu"
 )
 
-// TestKeep: a directory may appear, and has to stay the same one from then on.
+// TestKeep: a directory may appear and fill, and has to be there from then on.
 func TestKeep(t *testing.T) {
 	p := newPlace(t)
 	k := &keep{path: p.path("root")}
 	move := func(from, to string) func() error {
 		return func() error { return os.Rename(p.path(from), p.path(to)) }
+	}
+	mkdir := func(name string) func() error {
+		return func() error { return os.Mkdir(p.path(name), 0o700) }
 	}
 	for _, step := range []struct {
 		name string
@@ -22,11 +26,15 @@ func TestKeep(t *testing.T) {
 		good bool
 	}{
 		{"not there yet", func() error { return nil }, true},
-		{"made", func() error { return os.Mkdir(k.path, 0o700) }, true},
-		{"the same", func() error { return nil }, true},
+		{"a mountpoint", mkdir("root"), true},
+		{"without its disk again", func() error { return os.Remove(k.path) }, true},
+		{"mounted", mkdir("root"), true},
+		{"used", mkdir("root/docs"), true},
 		{"gone", move("root", "disk"), false},
-		{"another one in its place", func() error { return os.Mkdir(k.path, 0o700) }, false},
+		{"a mountpoint in its place", mkdir("root"), false},
 		{"away", move("root", "mountpoint"), false},
+		{"no directory", func() error { return os.WriteFile(k.path, nil, 0o600) }, false},
+		{"away again", func() error { return os.Remove(k.path) }, false},
 		{"back", move("disk", "root"), true},
 	} {
 		if err := step.do(); err != nil {
@@ -47,7 +55,7 @@ func TestRootDisappears(t *testing.T) {
 	if err := os.Rename(p.path("received"), p.path("disk")); err != nil {
 		t.Fatal(err)
 	}
-	p.logs.await(t, "no longer the directory", 1)
+	p.logs.await(t, "where versions were, cannot be read", 1)
 	if _, err := os.Stat(p.path("received")); !os.IsNotExist(err) {
 		t.Errorf("the root was made anew: %v", err)
 	}
@@ -74,5 +82,12 @@ func TestStoreDisappears(t *testing.T) {
 	}
 	if _, err := os.Stat(job.Store()); !os.IsNotExist(err) {
 		t.Errorf("the store was made anew: %v", err)
+	}
+	sender, err := job.newSender()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := sender.ListFilesystems(t.Context(), &pdu.ListFilesystemReq{}); !errors.Is(err, endpoint.ErrFailedPrecondition) {
+		t.Errorf("a peer is told %v, %v", list, err)
 	}
 }

@@ -118,6 +118,9 @@ func (j *Job) Verify(ctx context.Context, progress StoreProgress) ([]Verified, e
 				return all, errors.Join(append(errs, context.Cause(ctx))...)
 			}
 			v := j.verify(ctx, item.Name, version, progress)
+			if version.Bookmark && errors.Is(v.Err, endpoint.ErrNotFound) {
+				continue // a cursor that has moved on since it was listed
+			}
 			if v.Err != nil {
 				errs = append(errs, fmt.Errorf("job %s: %w", j.Name(), v.Err))
 			}

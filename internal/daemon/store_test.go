@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/pdu"
 )
 
 // newStore returns a job whose store has two versions of the filesystem docs.
@@ -271,6 +273,38 @@ func TestVerify(t *testing.T) {
 	all, err = job.Verify(t.Context(), nil)
 	if err != nil || len(all) != 2 || !all[0].Good() || all[1].Good() {
 		t.Errorf("a missing file: %+v, %v", all, err)
+	}
+}
+
+// TestVerifyBesideReplication: bookmarks are verified too; a replication cursor that has
+// moved on meanwhile is nothing to complain of.
+func TestVerifyBesideReplication(t *testing.T) {
+	_, job := newStore(t)
+	sender, err := job.newSender()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := sender.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "docs"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := &pdu.SendReq{Filesystem: "docs", To: list.Versions[0]}
+	if _, err := sender.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: sent}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := job.Verify(t.Context(), nil)
+	if err != nil || len(all) != 3 || !slices.ContainsFunc(all, func(v Verified) bool { return v.Bookmark && v.Good() }) {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	sent.To = list.Versions[1]
+	move := sync.OnceFunc(func() {
+		if _, err := sender.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: sent}); err != nil {
+			t.Error(err)
+		}
+	})
+	all, err = job.Verify(t.Context(), func(string, uint64, uint64) { move() })
+	if err != nil || len(all) != 2 {
+		t.Errorf("after the cursor moved: %+v, %v", all, err)
 	}
 }
 

@@ -137,6 +137,9 @@ func (m *material) config() *tls.Config {
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{m.own},
+		// Also to a server that does not list our authority: it then says what is wrong
+		// with the certificate, not that there is none.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &m.own, nil },
 		// A resumed connection would pass by certificates that were replaced.
 		SessionTicketsDisabled: true,
 		// Bulk data wants full records; starting small helps web pages only.
