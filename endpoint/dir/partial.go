@@ -315,7 +315,7 @@ func (p *partial) readDelta(ctx context.Context, body io.Reader, length int64) (
 	}
 	prefix := make([]byte, deltaPrefixLen)
 	if _, err := p.body.ReadAt(prefix, 0); err != nil {
-		return nil, err
+		return nil, lostAtEOF(err)
 	}
 	n := binary.BigEndian.Uint64(prefix)
 	if n > MaxManifestBytes || int64(n) > length-deltaPrefixLen {
@@ -326,7 +326,15 @@ func (p *partial) readDelta(ctx context.Context, body io.Reader, length int64) (
 	}
 	delta := make([]byte, n)
 	_, err := io.ReadFull(io.NewSectionReader(p.body, deltaPrefixLen, int64(n)), delta)
-	return delta, err
+	return delta, lostAtEOF(err)
+}
+
+// lostAtEOF is for a file that is shorter than what was written to it.
+func lostAtEOF(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	return err
 }
 
 // receiveBody receives the body up to end into the body file.

@@ -127,8 +127,9 @@ func (r *Receiver) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq
 	return res, nil
 }
 
-// resumeToken returns "" if there is no step to continue. What of that cannot be found
-// out is an error: a step without token is dropped by the next one.
+// resumeToken returns "" if there is no step to continue. Where that cannot be found out
+// for want of descriptors or memory it is an error: a step without token is dropped by the
+// next one. What is wrong with one filesystem is not the others' concern.
 func (r *Receiver) resumeToken(s *store, name string) (string, error) {
 	f, err := s.filesystem(name, false)
 	if err != nil {
@@ -145,12 +146,10 @@ func (r *Receiver) resumeToken(s *store, name string) (string, error) {
 	case err == nil:
 		return token.encode(), nil
 	case errors.Is(err, errReceived): // killed right after its commit; the next receive clears up
-	case errors.Is(err, endpoint.ErrFailedPrecondition):
-		r.log.once("resume token does not fit any more", "filesystem", name, "error", err)
 	default:
-		return "", err
+		r.log.once("resume token does not fit any more", "filesystem", name, "error", err)
 	}
-	return "", nil
+	return "", onlyExhausted(err)
 }
 
 var errReceived = fmt.Errorf("%w: it was received already", endpoint.ErrFailedPrecondition)

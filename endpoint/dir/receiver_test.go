@@ -76,6 +76,32 @@ func broken(t *testing.T) (r *rig, one, two *pdu.FilesystemVersion, stream []byt
 	return r, one, two, r.stream(one, two, "")
 }
 
+// TestReceiveBodyLost: what is shorter than it was is lost, and received again.
+func TestReceiveBodyLost(t *testing.T) {
+	for _, size := range []int64{0, deltaPrefixLen - 1, 100} {
+		r, one, two, whole := broken(t)
+		_ = r.receive(two, cut(whole, len(whole)-200_000))
+		r.unsync(0)
+		r.must(os.Truncate(filepath.Join(r.root, testFS, receivingDir, bodyName), size))
+		if err := r.receive(two, bytes.NewReader(r.stream(one, two, r.token()))); !errors.Is(err, endpoint.ErrStaleToken) {
+			t.Errorf("a body of %d bytes: %v", size, err)
+		}
+		r.must(r.receive(two, bytes.NewReader(r.stream(one, two, r.token()))))
+		r.check("two")
+	}
+}
+
+// TestListWithoutBookmarks: what one filesystem lacks keeps neither its token nor the
+// others from being listed.
+func TestListWithoutBookmarks(t *testing.T) {
+	r, _, two, whole := broken(t)
+	_ = r.receive(two, cut(whole, len(whole)-200_000))
+	r.must(os.Remove(filepath.Join(r.root, testFS, bookmarksDir)))
+	if r.token() == "" {
+		t.Error("the token is gone")
+	}
+}
+
 func TestReceiveResumesAfterCut(t *testing.T) {
 	r, one, two, whole := broken(t)
 	cuts := []int{0, 1, streamHeaderLen - 1, streamHeaderLen, streamHeaderLen + 1, streamHeaderLen + deltaPrefixLen, len(whole) - 33, len(whole) - 32, len(whole) - 1}

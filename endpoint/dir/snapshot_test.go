@@ -637,6 +637,30 @@ func TestSnapshotReusedInode(t *testing.T) {
 	}
 }
 
+// TestSnapshotLinksGrow: further names outside of the directory change a file's ctime
+// while its names are looked at, as copies with hard links do.
+func TestSnapshotLinksGrow(t *testing.T) {
+	r := newRig(t)
+	r.write("0", []byte("one file"))
+	for i := range 5 {
+		r.must(os.Link(r.path("0"), r.path(fmt.Sprint(i+1))))
+	}
+	outside, count := t.TempDir(), 0
+	report, m := r.take("one", SnapshotOptions{Progress: func(int, int64) {
+		count++
+		r.must(os.Link(r.path("0"), filepath.Join(outside, fmt.Sprint(count))))
+	}})
+	expect(t, "files read", report.Changed, int64(1))
+	for i := range 5 {
+		if !entryOf(t, m, "0").sameNode(entryOf(t, m, fmt.Sprint(i+1))) {
+			t.Errorf("name %d is a file of its own", i+1)
+		}
+	}
+	if count == 0 {
+		t.Error("there was no other name meanwhile")
+	}
+}
+
 // leased takes a write lease on a file, as a Samba server does. It calls wanted when
 // the kernel tells that somebody wants to open the file.
 func (r *rig) leased(name string, wanted func(f *os.File)) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -481,6 +483,30 @@ func TestOwnerName(t *testing.T) {
 	expect(t, "readable name", ownerName("source", "10.0.0.7"), "source 10.0.0.7")
 	if err := ValidateJob("a b"); !errors.Is(err, endpoint.ErrInvalid) {
 		t.Errorf("a job's name with a space: %v", err)
+	}
+}
+
+// TestIsDamage: nothing that may pass counts as damage, for which versions are destroyed
+// in spite of their holds and users told to remove them.
+func TestIsDamage(t *testing.T) {
+	wrapped := func(err error) error { return fmt.Errorf("read: %w", &fs.PathError{Op: "open", Path: "f", Err: err}) }
+	for _, err := range []error{
+		unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.ELOOP, io.ErrUnexpectedEOF, errContent, errors.New("malformed"),
+	} {
+		if !isDamage(wrapped(err)) {
+			t.Errorf("%v is no damage", err)
+		}
+	}
+	for _, err := range []error{
+		unix.EIO, unix.ESTALE, unix.ENOTCONN, unix.ETIMEDOUT, unix.EAGAIN, unix.EINTR, unix.ENODEV, unix.ENOSPC, unix.EACCES,
+		unix.EPERM, unix.EMFILE, unix.ENOMEM, context.Canceled, context.DeadlineExceeded, fs.ErrClosed, endpoint.ErrNotFound,
+	} {
+		if isDamage(wrapped(err)) {
+			t.Errorf("%v is damage", err)
+		}
+	}
+	if isDamage(nil) {
+		t.Error("nothing is damage")
 	}
 }
 

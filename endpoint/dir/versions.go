@@ -63,7 +63,7 @@ func (f *filesystem) listAll() (*versionList, error) {
 	if err := l.read(f.root, ".", "@", f.snapshotInfo); err != nil {
 		return nil, fmt.Errorf("versions of %s: %w", f.name, err)
 	}
-	if err := l.read(f.root, bookmarksDir, "", f.bookmark); err != nil {
+	if err := l.read(f.root, bookmarksDir, "", f.bookmark); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("bookmarks of %s: %w", f.name, err)
 	}
 	slices.SortStableFunc(l.good, func(a, b versionInfo) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })
@@ -171,12 +171,15 @@ func destroyedError(v versionInfo) error {
 // damaged explains what is wrong with a version that is needed, and the way out, on
 // either side of a connection: this is endpoint.ErrFailedPrecondition, or
 // endpoint.ErrNotFound if all of it is gone. An error that does not tell of the version
-// stays as it is.
+// stays as it is. It may be called when f is closed.
 func (f *filesystem) damaged(v versionInfo, err error) error {
+	if errors.Is(err, unix.EIO) {
+		return fmt.Errorf("version %s of %s in %s: %w", v.Name, f.name, f.whose, err)
+	}
 	if !isDamage(err) {
 		return err
 	}
-	if _, statErr := f.root.Lstat(v.path()); errors.Is(statErr, fs.ErrNotExist) {
+	if _, statErr := os.Lstat(f.place(v)); errors.Is(statErr, fs.ErrNotExist) {
 		return destroyedError(v)
 	}
 	err = fmt.Errorf("%w: version %s of %s is damaged in %s: %w", endpoint.ErrFailedPrecondition, v.Name, f.name, f.whose, err)
@@ -186,10 +189,21 @@ func (f *filesystem) damaged(v versionInfo, err error) error {
 	return fmt.Errorf("%w; \"dualrepl verify %s\" there looks for more; to go on without this version, remove it: rm -rf %q", err, f.job, f.place(v))
 }
 
-// isDamage says whether an error that a version was met with tells of the version, and
-// not of what this process may do.
+// isDamage says whether an error that a version was met with tells that the version is
+// not what it was. What advice and holds depend on must not come of a disk that is out of
+// reach for a moment: of what the system reports, only what is missing or of another kind
+// is damage.
 func isDamage(err error) bool {
-	return err != nil && !exhausted(err) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, endpoint.ErrNotFound)
+	for _, other := range []error{endpoint.ErrNotFound, context.Canceled, context.DeadlineExceeded, fs.ErrClosed} {
+		if err == nil || errors.Is(err, other) {
+			return false
+		}
+	}
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return true
+	}
+	return errno == unix.ENOENT || errno == unix.ENOTDIR || errno == unix.EISDIR || errno == unix.ELOOP
 }
 
 // snapshotInfo reads about a snapshot; fs.ErrNotExist. Where that fails, the result

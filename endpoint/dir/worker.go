@@ -372,15 +372,28 @@ func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 }
 
 // sameFile says whether entry i, which had the inode of entry j in the walk, is a name
-// of the file that j was made of: the number may have become another file's.
+// of the file that j was made of: the number may have become another file's. A time that
+// differs may come of a further name meanwhile; then both are what the number says now.
 func (w *worker) sameFile(i, j int) bool {
-	d, name, err := w.src.parent(w.b.entries[i].Path)
-	if err != nil {
+	st, err := w.lstat(i)
+	r := &w.b.records[j]
+	if err != nil || st.Ino != r.Ino {
 		return false
 	}
-	st, err := d.stat(name)
-	r := &w.b.records[j]
-	return err == nil && st.Ino == r.Ino && st.Ctim.Sec == r.CtimeSec && uint32(st.Ctim.Nsec) == r.CtimeNsec
+	if st.Ctim.Sec == r.CtimeSec && uint32(st.Ctim.Nsec) == r.CtimeNsec {
+		return true
+	}
+	first, err := w.lstat(j)
+	return err == nil && first.Ino == r.Ino && first.Dev == st.Dev
+}
+
+// lstat looks at an entry of the source as it is now.
+func (w *worker) lstat(i int) (unix.Stat_t, error) {
+	d, name, err := w.src.parent(w.b.entries[i].Path)
+	if err != nil {
+		return unix.Stat_t{}, err
+	}
+	return d.stat(name)
 }
 
 func (e *Entry) setContent(info contentInfo) {
