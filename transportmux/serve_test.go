@@ -134,7 +134,13 @@ func newLocal(t *testing.T) (transport.Listener, transport.Connecter, func() net
 }
 
 func newTCP(t *testing.T) (transport.Listener, transport.Connecter, func() net.Conn) {
-	clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.1": "alice"})
+	l, c := listenTCP(t, "127.0.0.1")
+	return l, c, dialer(t, l)
+}
+
+// listenTCP listens for alice, who connects from client.
+func listenTCP(t *testing.T, client string) (transport.Listener, transport.Connecter) {
+	clients, err := tcp.ParseClientMap(map[string]string{client: "alice"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +148,7 @@ func newTCP(t *testing.T) (transport.Listener, transport.Connecter, func() net.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l, tcp.NewConnecter(l.Addr().String()), dialer(t, l)
+	return l, tcp.NewConnecter(l.Addr().String())
 }
 
 func newTLS(t *testing.T) (transport.Listener, transport.Connecter, func() net.Conn) {
@@ -319,15 +325,7 @@ func (r records) Write(p []byte) (int, error) {
 }
 
 func tcpStranger(t *testing.T) (transport.Listener, transport.Connecter) {
-	clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.2": "alice"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := tcp.Listen(t.Context(), "127.0.0.1:0", clients)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l, tcp.NewConnecter(l.Addr().String())
+	return listenTCP(t, "127.0.0.2")
 }
 
 // tlsStranger is a client that is not on the list, or one of another authority.

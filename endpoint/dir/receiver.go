@@ -247,18 +247,12 @@ const (
 )
 
 // lockSoon is lock, but for whoever is about to let go.
-func (f *filesystem) lockSoon(ctx context.Context) (*fsLock, error) {
-	for begin := time.Now(); ; {
-		lock, err := f.lock(ctx)
-		if !errors.Is(err, endpoint.ErrBusy) || time.Since(begin) > busyWait {
-			return lock, err
-		}
-		select {
-		case <-time.After(busyPoll):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
+func (f *filesystem) lockSoon(ctx context.Context) (lock *fsLock, err error) {
+	err = retry(ctx, busyPoll, busyWait, func() (busy bool, err error) {
+		lock, err = f.lock(ctx)
+		return errors.Is(err, endpoint.ErrBusy), err
+	})
+	return lock, err
 }
 
 // checkReceive refuses what could never be received, before anything is made for it.

@@ -260,11 +260,7 @@ func TestFailure12StaleTokenBlocks(t *testing.T) {
 
 func (r *rig) guid(name string) uint64 {
 	r.Helper()
-	f, err := openFilesystem(r.root, testFS, false)
-	r.must(err)
-	defer f.Close()
-	v, err := f.snapshotByName(name)
-	r.must(err)
+	_, v := r.openVersion(r.root, name)
 	return v.GUID
 }
 

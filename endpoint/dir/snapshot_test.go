@@ -29,13 +29,21 @@ func (r *rig) take(name string, opts SnapshotOptions) (*SnapshotReport, *Manifes
 	return report, r.manifest(name)
 }
 
-func (r *rig) manifest(name string) *Manifest {
+// openVersion finds a snapshot in a store or root. The filesystem is closed when the test
+// ends.
+func (r *rig) openVersion(store, name string) (*filesystem, versionInfo) {
 	r.Helper()
-	f, err := openFilesystem(r.store, testFS, false)
+	f, err := openFilesystem(store, testFS, false)
 	r.must(err)
-	defer f.Close()
+	r.Cleanup(func() { f.Close() })
 	v, err := f.snapshotByName(name)
 	r.must(err)
+	return f, v
+}
+
+func (r *rig) manifest(name string) *Manifest {
+	r.Helper()
+	f, v := r.openVersion(r.store, name)
 	m, err := f.readManifest(v)
 	r.must(err)
 	return m
@@ -50,11 +58,7 @@ func (r *rig) stored(version, name string) string {
 // the last snapshot noted as racy be forgotten.
 func (r *rig) settle(version string) {
 	r.Helper()
-	f, err := openFilesystem(r.store, testFS, false)
-	r.must(err)
-	defer f.Close()
-	v, err := f.snapshotByName(version)
-	r.must(err)
+	f, v := r.openVersion(r.store, version)
 	p, err := f.loadPrevious(v)
 	r.must(err)
 	for i := range p.records {
@@ -475,11 +479,7 @@ func TestSnapshotReadsRacyFilesAgain(t *testing.T) {
 		}
 	}
 	r.take("one", SnapshotOptions{})
-	f, err := openFilesystem(r.store, testFS, false)
-	r.must(err)
-	defer f.Close()
-	v, err := f.snapshotByName("one")
-	r.must(err)
+	f, v := r.openVersion(r.store, "one")
 	p, err := f.loadPrevious(v)
 	r.must(err)
 	i, _ := p.manifest.lookup("f")

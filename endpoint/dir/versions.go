@@ -194,8 +194,8 @@ func (f *filesystem) damaged(v versionInfo, err error) error {
 // reach for a moment: of what the system reports, only what is missing or of another kind
 // is damage.
 func isDamage(err error) bool {
-	for _, other := range []error{endpoint.ErrNotFound, context.Canceled, context.DeadlineExceeded, fs.ErrClosed} {
-		if err == nil || errors.Is(err, other) {
+	for _, other := range []error{nil, endpoint.ErrNotFound, context.Canceled, context.DeadlineExceeded, fs.ErrClosed} {
+		if errors.Is(err, other) {
 			return false
 		}
 	}

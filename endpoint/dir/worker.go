@@ -221,19 +221,29 @@ func (w *worker) openSource(ctx context.Context, path string) (*os.File, error) 
 	if err != nil {
 		return nil, sourceError(err)
 	}
-	for begin := time.Now(); ; {
+	var file *os.File
+	err = retry(ctx, leasePoll, leaseWait, func() (again bool, err error) {
 		fd, err := unix.Openat(int(d.fd.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err == nil {
-			return os.NewFile(uintptr(fd), path), nil
+			file = os.NewFile(uintptr(fd), path)
 		}
-		again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)
-		if !again || time.Since(begin) > leaseWait {
-			return nil, sourceError(err)
+		return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR), sourceError(err)
+	})
+	return file, err
+}
+
+// retry tries once and, while that asks for it, again every so often: for at most as
+// long as most, and until ctx ends.
+func retry(ctx context.Context, every, most time.Duration, try func() (again bool, err error)) error {
+	for begin := time.Now(); ; {
+		again, err := try()
+		if !again || time.Since(begin) > most {
+			return err
 		}
 		select {
+		case <-time.After(every):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(leasePoll):
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -18,15 +18,6 @@ func Bytes(n uint64) string {
 	return scaled(float64(n))
 }
 
-// Rate writes a throughput of n bytes in d per second: "812 MiB/s". It is "-" where
-// there is none to tell, because d is not positive.
-func Rate(n uint64, d time.Duration) string {
-	if d <= 0 {
-		return "-"
-	}
-	return scaled(float64(n)/d.Seconds()) + "/s"
-}
-
 // scaled writes a number of bytes with three digits that matter.
 func scaled(value float64) string {
 	unit := 0

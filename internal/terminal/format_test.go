@@ -32,24 +32,6 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-func TestRate(t *testing.T) {
-	for _, tc := range []struct {
-		n    uint64
-		d    time.Duration
-		want string
-	}{
-		{1 << 20, time.Second, "1.00 MiB/s"},
-		{1 << 30, 2 * time.Second, "512 MiB/s"},
-		{100, time.Second, "100 B/s"},
-		{1 << 20, 0, "-"},
-		{1 << 20, -time.Second, "-"},
-	} {
-		if got := Rate(tc.n, tc.d); got != tc.want {
-			t.Errorf("Rate(%d, %s) = %q, want %q", tc.n, tc.d, got, tc.want)
-		}
-	}
-}
-
 func TestDuration(t *testing.T) {
 	for _, tc := range []struct {
 		d    time.Duration
