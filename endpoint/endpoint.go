@@ -20,7 +20,8 @@ type Endpoint interface {
 	ListFilesystems(context.Context, *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error)
 
 	// ListFilesystemVersions lists the snapshots and bookmarks of one filesystem
-	// in ascending order of CreateTXG.
+	// in ascending order of CreateTXG. What it returned must not change afterwards:
+	// a server sends it in pages.
 	ListFilesystemVersions(context.Context, *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error)
 
 	// DestroySnapshots destroys snapshots and answers with one result for each,

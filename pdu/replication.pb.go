@@ -263,8 +263,12 @@ func (x *Filesystem) GetIsPlaceholder() bool {
 }
 
 type ListFilesystemVersionsReq struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Filesystem    string                 `protobuf:"bytes,1,opt,name=Filesystem,proto3" json:"Filesystem,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Filesystem string                 `protobuf:"bytes,1,opt,name=Filesystem,proto3" json:"Filesystem,omitempty"`
+	// How many versions a page has at most; a server may send fewer. 0: the whole list in one message.
+	PageSize uint32 `protobuf:"varint,100,opt,name=PageSize,proto3" json:"PageSize,omitempty"`
+	// NextPageToken of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,101,opt,name=PageToken,proto3" json:"PageToken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -306,9 +310,25 @@ func (x *ListFilesystemVersionsReq) GetFilesystem() string {
 	return ""
 }
 
+func (x *ListFilesystemVersionsReq) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListFilesystemVersionsReq) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListFilesystemVersionsRes struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Versions      []*FilesystemVersion   `protobuf:"bytes,1,rep,name=Versions,proto3" json:"Versions,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Versions []*FilesystemVersion   `protobuf:"bytes,1,rep,name=Versions,proto3" json:"Versions,omitempty"`
+	// Asks for the page that follows; opaque to the client. Empty: this is the last.
+	NextPageToken string `protobuf:"bytes,100,opt,name=NextPageToken,proto3" json:"NextPageToken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +368,13 @@ func (x *ListFilesystemVersionsRes) GetVersions() []*FilesystemVersion {
 		return x.Versions
 	}
 	return nil
+}
+
+func (x *ListFilesystemVersionsRes) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type FilesystemVersion struct {
@@ -1216,13 +1243,16 @@ const file_replication_proto_rawDesc = "" +
 	"Filesystem\x12\x12\n" +
 	"\x04Path\x18\x01 \x01(\tR\x04Path\x12 \n" +
 	"\vResumeToken\x18\x02 \x01(\tR\vResumeToken\x12$\n" +
-	"\rIsPlaceholder\x18\x03 \x01(\bR\rIsPlaceholder\";\n" +
+	"\rIsPlaceholder\x18\x03 \x01(\bR\rIsPlaceholder\"u\n" +
 	"\x19ListFilesystemVersionsReq\x12\x1e\n" +
 	"\n" +
 	"Filesystem\x18\x01 \x01(\tR\n" +
-	"Filesystem\"K\n" +
+	"Filesystem\x12\x1a\n" +
+	"\bPageSize\x18d \x01(\rR\bPageSize\x12\x1c\n" +
+	"\tPageToken\x18e \x01(\tR\tPageToken\"q\n" +
 	"\x19ListFilesystemVersionsRes\x12.\n" +
-	"\bVersions\x18\x01 \x03(\v2\x12.FilesystemVersionR\bVersions\"\xd4\x01\n" +
+	"\bVersions\x18\x01 \x03(\v2\x12.FilesystemVersionR\bVersions\x12$\n" +
+	"\rNextPageToken\x18d \x01(\tR\rNextPageToken\"\xd4\x01\n" +
 	"\x11FilesystemVersion\x122\n" +
 	"\x04Type\x18\x01 \x01(\x0e2\x1e.FilesystemVersion.VersionTypeR\x04Type\x12\x12\n" +
 	"\x04Name\x18\x02 \x01(\tR\x04Name\x12\x12\n" +

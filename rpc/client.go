@@ -27,7 +27,8 @@ import (
 // ClientOptions may be the zero value.
 type ClientOptions struct {
 	// CallTimeout bounds each control call, and each ping on either channel, so
-	// that planning cannot hang. 0: DefaultCallTimeout.
+	// that planning cannot hang. Each page of a list of versions is a call. 0:
+	// DefaultCallTimeout.
 	CallTimeout time.Duration
 	// Logger gets failed attempts to connect (Debug). nil: discard.
 	Logger *slog.Logger
@@ -212,11 +213,6 @@ func ping(channel string, call func(*pdu.PingReq) (*pdu.PingRes, error)) error {
 // ListFilesystems implements endpoint.Endpoint.
 func (c *Client) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
 	return c.control.ListFilesystems(ctx, req)
-}
-
-// ListFilesystemVersions implements endpoint.Endpoint.
-func (c *Client) ListFilesystemVersions(ctx context.Context, req *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error) {
-	return c.control.ListFilesystemVersions(ctx, req)
 }
 
 // DestroySnapshots implements endpoint.Endpoint.

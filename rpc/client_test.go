@@ -132,7 +132,7 @@ func TestMessageOverTheLimit(t *testing.T) {
 	v.Creation = strings.Repeat("x", maxMessage)
 	client := connect(t, localPair, &fake{versions: []*pdu.FilesystemVersion{v}})
 	_, err := client.ListFilesystemVersions(t.Context(), &pdu.ListFilesystemVersionsReq{Filesystem: "a"})
-	if status.Code(err) != codes.ResourceExhausted || errors.Is(err, endpoint.ErrNoSpace) {
+	if status.Code(err) != codes.ResourceExhausted || !errors.Is(err, ErrTooLarge) || errors.Is(err, endpoint.ErrNoSpace) {
 		t.Errorf("error is %.200q", err)
 	}
 	_, err = client.ListFilesystems(t.Context(), &pdu.ListFilesystemReq{})

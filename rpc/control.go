@@ -33,7 +33,7 @@ func (s *Server) startControl(requests context.Context, addr net.Addr) *controlS
 		conns:    &handover{conns: make(chan net.Conn), closed: make(chan struct{}), addr: addr},
 		served:   make(chan struct{}),
 	}
-	pdu.RegisterReplicationServer(c.grpc, controlService{Endpoint: s.handler})
+	pdu.RegisterReplicationServer(c.grpc, controlService{Endpoint: s.handler, lists: &keptList{}})
 	go func() {
 		defer close(c.served)
 		_ = c.grpc.Serve(c.conns) // ends with conns, as shutdown wants
@@ -85,9 +85,10 @@ func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 }
 
 // controlService is the gRPC service: an endpoint's methods are the protocol's,
-// but for two.
+// but for two, and for the pages of version lists.
 type controlService struct {
 	endpoint.Endpoint
+	lists                       *keptList
 	pdu.UnsafeReplicationServer // a method that the protocol gains must not go unnoticed
 }
 

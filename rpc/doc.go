@@ -17,6 +17,15 @@
 // an error's text crosses: a dataconn.RemoteError is what the peer's endpoint
 // answered, anything else is the connection's.
 //
+// # Long lists
+//
+// A list of versions goes in pages, of which neither end's endpoint knows: a Client
+// asks for them one after another and returns the whole list, a Server cuts up what its
+// endpoint returned. Versions that come or go meanwhile never make it skip or repeat
+// another. A peer that does not page answers with one message of at most 64 MiB;
+// beyond that, and beyond 2,000,000 versions or 256 MiB of pages, the error is
+// [ErrTooLarge].
+//
 // # What the server keeps from its handler
 //
 // A request that no endpoint could serve (no To, an unknown version type, a GUID

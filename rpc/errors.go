@@ -17,6 +17,10 @@ import (
 	"github.com/dualrepl/dualrepl/transportmux"
 )
 
+// ErrTooLarge: a control message, or a list of versions, is larger than its receiver
+// takes. Trying again does not help; a shorter list does.
+var ErrTooLarge = errors.New("message too large")
+
 // sentinelCodes tells how the sentinels cross the control channel, both ways.
 var sentinelCodes = []struct {
 	sentinel error
@@ -53,7 +57,7 @@ func toStatus(err error) error {
 		return st.Err()
 	}
 	st := status.New(codeOf(err), err.Error())
-	if st.Code() != codes.ResourceExhausted {
+	if !errors.Is(err, endpoint.ErrNoSpace) {
 		return st.Err()
 	}
 	if marked, err := st.WithDetails(noSpace); err == nil {
@@ -69,6 +73,8 @@ func codeOf(err error) codes.Code {
 		}
 	}
 	switch {
+	case errors.Is(err, ErrTooLarge):
+		return codes.ResourceExhausted
 	case errors.Is(err, errPanic):
 		return codes.Internal
 	case errors.Is(err, context.Canceled):
@@ -79,10 +85,10 @@ func codeOf(err error) codes.Code {
 	return codes.Unknown
 }
 
-// sentinelOf is codeOf the other way: nil if the status is none of an endpoint's.
+// sentinelOf is codeOf the other way: nil if the status is no sentinel's.
 func sentinelOf(st *status.Status) error {
 	if st.Code() == codes.ResourceExhausted && len(st.Details()) == 0 {
-		return nil
+		return ErrTooLarge
 	}
 	for _, s := range sentinelCodes {
 		if st.Code() == s.code {

@@ -33,6 +33,7 @@ func TestErrorsCrossTheWire(t *testing.T) {
 		{endpoint.ErrPermission, codes.PermissionDenied, endpoint.ErrPermission},
 		{endpoint.ErrUnimplemented, codes.Unimplemented, endpoint.ErrUnimplemented},
 		{endpoint.ErrFailedPrecondition, codes.FailedPrecondition, endpoint.ErrFailedPrecondition},
+		{ErrTooLarge, codes.ResourceExhausted, ErrTooLarge},
 		{errors.New("disk on fire"), codes.Unknown, nil},
 		{context.DeadlineExceeded, codes.DeadlineExceeded, nil},
 		{context.Canceled, codes.Canceled, nil},
@@ -53,6 +54,9 @@ func TestErrorsCrossTheWire(t *testing.T) {
 func checkCallError(t *testing.T, method string, err error, code codes.Code, sentinel, answer error) {
 	t.Helper()
 	if status.Code(err) != code || !strings.Contains(err.Error(), method) || !strings.Contains(err.Error(), answer.Error()) {
+		t.Errorf("%s: %v became %v", method, answer, err)
+	}
+	if errors.Is(err, ErrTooLarge) != errors.Is(sentinel, ErrTooLarge) {
 		t.Errorf("%s: %v became %v", method, answer, err)
 	}
 	for _, s := range sentinelCodes {
@@ -82,11 +86,15 @@ func TestServerNoticesDeadlineFirst(t *testing.T) {
 	}
 }
 
-// gRPC's own statuses of these codes are no endpoint's answers.
+// gRPC's own statuses of these codes are no endpoint's answers. ResourceExhausted is what
+// it makes of a message over the limit.
 func TestCodesOfLibraryAreNoSentinels(t *testing.T) {
-	for _, code := range []codes.Code{codes.OK, codes.Unknown, codes.Internal, codes.Unavailable, codes.ResourceExhausted, 99} {
+	for _, code := range []codes.Code{codes.OK, codes.Unknown, codes.Internal, codes.Unavailable, 99} {
 		if err := sentinelOf(status.New(code, "text")); err != nil {
 			t.Errorf("%v is %v", code, err)
 		}
+	}
+	if err := sentinelOf(status.New(codes.ResourceExhausted, "text")); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("error is %v", err)
 	}
 }

@@ -36,9 +36,10 @@ const (
 )
 
 const (
-	// maxMessage bounds what a client receives in one control message, in bytes. A
-	// version takes about 100: half a million of them fit. (gRPC's default of 4 MiB
-	// ends at less than 50,000 with long names.)
+	// maxMessage bounds what a client receives in one control message, in bytes, and
+	// what a server sends. A version takes about 100: from a peer that does not page
+	// its lists, half a million of them fit. (gRPC's default of 4 MiB ends at less
+	// than 50,000 with long names.)
 	maxMessage = 64 << 20
 	// maxRequest bounds what a server receives in one: 50,000 snapshots with long names to
 	// destroy, by far the largest request there is.
@@ -47,4 +48,26 @@ const (
 	// a client queues what is beyond. With maxRequest it bounds the memory that
 	// requests take.
 	maxStreams = 32
+)
+
+// Version lists go in pages, so that the length of a list is bounded by memory and
+// not by what fits a message.
+const (
+	// maxPageVersions is how many versions a client asks for in one page, and the most
+	// that a server puts into one, whoever asks.
+	maxPageVersions = 50_000
+	// maxPage bounds a page of more than one version, in bytes. It stays below the 4 MiB
+	// that any gRPC client receives without being told to.
+	maxPage = 3 << 20
+	// maxPageToken bounds a page's token, in bytes. A server's own hold a name and three
+	// numbers.
+	maxPageToken = 1024
+	// maxPages, maxVersions and maxList (in bytes, as encoded) bound what a client takes
+	// of one list: a peer could go on for ever.
+	maxPages    = 1000
+	maxVersions = 2_000_000
+	maxList     = 256 << 20
+	// keepList is how long a server keeps what is left of a list for the client that may
+	// ask for its next page: clients do so at once.
+	keepList = 10 * time.Second
 )
