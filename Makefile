@@ -1,7 +1,7 @@
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: help build test test-reflink race lint generate check-generated fuzz bench ci
+.PHONY: help build test test-reflink race lint generate check-generated fuzz bench bench-dir profile microbench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ race: ## Run all tests under the race detector
 
 lint: ## Vet, format and layer rules
 	go run $(GOLANGCI_LINT) run ./...
+	cd bench && go run $(GOLANGCI_LINT) run ./...
 
 generate: ## Regenerate pdu/*.pb.go with pinned tools
 	go generate ./pdu
@@ -30,7 +31,20 @@ check-generated: generate ## Fail if the generated code is stale
 fuzz: ## Run every fuzz target for FUZZTIME (default 30s) each
 	./scripts/fuzz $(FUZZTIME)
 
-bench: ## Micro-benchmarks of the data channel
+bench: ## Measure everything but directories beside its peers, both ends on this machine
+	cd bench && go run . stream
+	cd bench && go run . stream --source pipe --sink pipe --contender "tcp 1 MiB,dualrepl,dualrepl tls"
+	cd bench && go run . small
+	cd bench && go run . control
+	cd bench && go run . scale
+
+bench-dir: ## Measure the dir endpoint beside rsync and restic, on this file system and XFS (root)
+	./scripts/bench-dir
+
+profile: ## Write CPU profiles of both ends of a stream into ./profiles
+	./scripts/bench-profile profiles
+
+microbench: ## Micro-benchmarks of the data channel
 	go test -run '^$$' -bench . -benchmem ./dataconn
 
 ci: ## What CI runs
