@@ -44,10 +44,11 @@ const (
 	// maxRequest bounds what a server receives in one: 50,000 snapshots with long names to
 	// destroy, by far the largest request there is.
 	maxRequest = 16 << 20
-	// maxStreams bounds the calls that run at once on one control connection;
-	// a client queues what is beyond. With maxRequest it bounds the memory that
-	// requests take.
-	maxStreams = 32
+	// maxStreams bounds the calls that run at once on one control connection; a client
+	// queues what is beyond. With maxRequest it bounds the memory that requests take. It
+	// is above the 100 that HTTP/2 recommends: with 32, many calls at once took twice as
+	// long as over a connection without a bound.
+	maxStreams = 128
 )
 
 // Version lists go in pages, so that the length of a list is bounded by memory and

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dualrepl/dualrepl/transport"
@@ -51,7 +52,7 @@ func (c *Connecter) Connect(ctx context.Context) (transport.Wire, error) {
 	config := m.config()
 	config.ServerName = c.serverName
 	config.RootCAs = m.authorities
-	w, err := handshake(ctx, conn, tls.Client(untruncated{conn}, config))
+	w, err := handshake(ctx, conn, config, tls.Client)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,7 @@ func (p pending) Authenticate(ctx context.Context) (transport.Wire, string, erro
 	config.ClientAuth = tls.RequireAndVerifyClientCert
 	config.ClientCAs = m.authorities
 	config.VerifyConnection = p.listener.checkClient
-	w, err := handshake(ctx, p.TCPConn, tls.Server(untruncated{p.TCPConn}, config))
+	w, err := handshake(ctx, p.TCPConn, config, tls.Server)
 	if err != nil {
 		return nil, "", err
 	}
@@ -147,11 +148,13 @@ func (m *material) config() *tls.Config {
 	}
 }
 
-// handshake takes conn over: it belongs to the wire, or is closed.
-func handshake(ctx context.Context, tcp *net.TCPConn, conn *tls.Conn) (*wire, error) {
-	err := conn.HandshakeContext(ctx)
+// handshake takes tcp over: it belongs to the wire, or is closed.
+func handshake(ctx context.Context, tcp *net.TCPConn, config *tls.Config, side func(net.Conn, *tls.Config) *tls.Conn) (*wire, error) {
+	g := &gatherer{Conn: untruncated{tcp}}
+	w := &wire{Conn: side(g, config), tcp: tcp, gather: g}
+	err := w.HandshakeContext(ctx)
 	if err == nil {
-		return &wire{conn, tcp}, nil
+		return w, nil
 	}
 	_ = tcp.Close() // the handshake's error is what matters
 	if errors.Is(err, transport.ErrPermission) {
@@ -160,10 +163,25 @@ func handshake(ctx context.Context, tcp *net.TCPConn, conn *tls.Conn) (*wire, er
 	return nil, fmt.Errorf("tls: handshake with %s failed: %w", tcp.RemoteAddr(), err)
 }
 
-// wire is a TLS connection that closes its write side on both levels.
+// wire is a TLS connection that gathers the records of a Write, and closes its
+// write side on both levels.
 type wire struct {
 	*tls.Conn
-	tcp *net.TCPConn
+	tcp    *net.TCPConn
+	gather *gatherer
+	mu     sync.Mutex // held by Write
+}
+
+// Write returns 0 with an error: how much the peer has got is not known, and nothing
+// can be sent any more.
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gather.expect(len(p))
+	if _, err := w.Conn.Write(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // CloseWrite sends TLS's close_notify, which is what makes the end trustworthy,

@@ -43,7 +43,7 @@ type setup struct {
 	reloadErrors   chan error
 }
 
-func newSetup(t *testing.T) *setup {
+func newSetup(t testing.TB) *setup {
 	t.Helper()
 	s := &setup{dir: t.TempDir(), authority: transporttest.NewAuthority(t), reloadErrors: make(chan error, 100)}
 	s.server = s.issue(t, s.authority, "server")
@@ -58,14 +58,14 @@ func newSetup(t *testing.T) *setup {
 	return s
 }
 
-func (s *setup) issue(t *testing.T, a *transporttest.Authority, name string) Files {
+func (s *setup) issue(t testing.TB, a *transporttest.Authority, name string) Files {
 	t.Helper()
 	f := Files{OnReloadError: func(err error) { s.reloadErrors <- err }}
 	f.CA, f.Cert, f.Key = a.Issue(t, s.dir, name)
 	return f
 }
 
-func (s *setup) newConnecter(t *testing.T, serverName string, files Files) *Connecter {
+func (s *setup) newConnecter(t testing.TB, serverName string, files Files) *Connecter {
 	t.Helper()
 	c, err := NewConnecter(s.listener.Addr().String(), serverName, files)
 	if err != nil {
@@ -82,7 +82,7 @@ type result struct {
 }
 
 // connect makes one connection; the test closes what came of it.
-func (s *setup) connect(t *testing.T, c *Connecter) (r result) {
+func (s *setup) connect(t testing.TB, c *Connecter) (r result) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
