@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errContent is in the chain if a file's content is not what its manifest says.
-var errContent = errors.New("content does not match its digest")
-
 // assembler makes the tree of a version from the tree of the one before and the
 // literals of a stream. It goes through the entries in the manifest's order, so
 // that the number of bytes received says what is done.
@@ -24,7 +21,7 @@ type assembler struct {
 	from, to *Manifest
 	plan     *Plan
 	part     *partial
-	body     io.Reader
+	body     *readAhead
 
 	fromInfo versionInfo
 	fromTree *treeCursor // nil: a full step
@@ -64,8 +61,12 @@ func (a *assembler) decode(h streamHeader, to *pdu.FilesystemVersion, delta []by
 	return encoded, nil
 }
 
-// build builds the tree in the partial's directory.
+// build makes the tree in the partial's directory: that of the version before, if
+// nothing changed since.
 func (a *assembler) build() error {
+	if a.nothingChanged() && a.part.fs.shareTree(receivingDir+"/"+buildName, a.fromInfo, a.from) == nil {
+		return nil
+	}
 	for _, c := range []**treeCursor{&a.tree, &a.again} {
 		top, err := openTreeDir(a.part.root, buildName+"/"+treeName)
 		if err != nil {
@@ -76,6 +77,14 @@ func (a *assembler) build() error {
 	}
 	a.io = newFileIO(a.tree.top.root)
 	return a.run()
+}
+
+func (a *assembler) nothingChanged() bool {
+	if a.from == nil {
+		return false
+	}
+	removed, changed := diff(a.from.Entries, a.to.Entries)
+	return len(removed) == 0 && len(changed) == 0
 }
 
 // run builds all of the tree, or what a broken receive left to build.
@@ -149,7 +158,7 @@ func (a *assembler) skip(e *Entry, file FilePlan) error {
 		err = dir.expect(name, e)
 	}
 	if err == nil && len(file.Extents) > 0 && a.at+file.Literal >= a.part.sure {
-		_, err = checkContent(a.ctx, dir, name, e.Hash)
+		err = checkContent(a.ctx, dir, name, e)
 	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, errContent) {
 		return fmt.Errorf("%w: %w", errLost, err)
@@ -262,7 +271,7 @@ func (a *assembler) reuse(tree *treeCursor, same *Entry, dir *treeDir, name stri
 		err = fmt.Errorf("%w: there is a %s of %d bytes", errContent, typeOf(&st), st.Size)
 	}
 	if err == nil {
-		linked, err = a.io.reuse(a.ctx, src, srcName, dir, name, e.Hash)
+		linked, err = a.io.reuse(a.ctx, src, srcName, dir, name, e)
 		if !errors.Is(err, errContent) {
 			return linked, err // what fails else is to write
 		}
@@ -312,26 +321,21 @@ func (a *assembler) write(dir *treeDir, name string, e *Entry, file FilePlan) er
 func (a *assembler) fill(dst *os.File, e *Entry, file FilePlan) error {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
-	s.hash.Reset()
-	w := &fileWriter{assembler: a, scratch: s, entry: e, dst: dst}
+	w := &fileWriter{assembler: a, scratch: s, entry: e, dst: dst, check: newContentCheck(e, s.hash)}
 	defer w.close()
-	// First, so that a size that cannot be is refused before it is hashed.
-	if err := dst.Truncate(e.Size); err != nil {
-		return err
+	// A small file without holes ends where its data does, unless it was begun before.
+	if e.Size >= MinChunkedSize || len(e.Holes) > 0 || a.part.had > 0 {
+		if err := dst.Truncate(e.Size); err != nil {
+			return err
+		}
 	}
-	if err := w.extents(file.Extents); err != nil {
-		return err
-	}
-	if Digest(s.hash.Sum(nil)) != e.Hash {
-		return w.wrong()
-	}
-	return nil
+	return w.extents(file.Extents)
 }
 
 // open opens the file to write: a new one, or the one that has literals already.
 func (a *assembler) open(dir *treeDir, name string) (*os.File, error) {
 	if a.part.pos <= a.at || a.part.had == 0 {
-		return dir.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		return dir.create(name)
 	}
 	st, err := dir.root.Lstat(name)
 	if err == nil && !st.Mode().IsRegular() {
@@ -351,9 +355,10 @@ type fileWriter struct {
 	*assembler
 	*scratch
 	entry *Entry
+	check *contentCheck
 	dst   *os.File
 	old   *os.File // the same path in the version before; opened for the first copy
-	off   int64    // what lies before is hashed
+	off   int64    // what lies before is done
 }
 
 func (w *fileWriter) close() {
@@ -362,70 +367,62 @@ func (w *fileWriter) close() {
 	}
 }
 
-// wrong says why the file is not what it should be: because of what came, unless it is
-// the old file that is wrong.
-func (w *fileWriter) wrong() error {
-	if w.old == nil {
-		return errContent
-	}
-	dir, name, err := w.fromTree.parent(w.entry.Path)
-	if i, ok := w.from.lookup(w.entry.Path); ok && err == nil {
-		_, err = checkContent(w.ctx, dir, name, w.from.Entries[i].Hash)
-	}
-	if err != nil {
-		return w.fromDamaged(w.entry.Path, err)
-	}
-	return errContent
-}
-
 func (w *fileWriter) extents(extents []Extent) error {
 	for _, x := range extents {
-		if err := w.skip(x.Off); err != nil {
-			return err
-		}
+		w.check.hole(x.Off - w.off)
+		w.off = x.Off
+		write := w.copy
 		if x.Literal {
-			if err := w.literal(x.Len); err != nil {
-				return err
-			}
-		} else if err := w.copy(x); err != nil {
+			write = w.literal
+		}
+		if err := write(x); err != nil {
 			return err
 		}
 	}
-	return w.skip(w.entry.Size)
+	w.check.hole(w.entry.Size - w.off)
+	if !w.check.end() {
+		return errContent
+	}
+	return nil
 }
 
-// skip leaves a hole up to off.
-func (w *fileWriter) skip(off int64) error {
-	err := hashZeros(w.ctx, w.hash, off-w.off)
-	w.off = off
-	return err
-}
-
-// literal takes the next n bytes of the body: those that were received before the
-// step broke from the file, the others from the stream.
-func (w *fileWriter) literal(n int64) error {
-	for n > 0 {
+// literal takes an extent from the body: what was received before the step broke from
+// the file, the rest from the stream.
+func (w *fileWriter) literal(x Extent) error {
+	for end := x.Off + x.Len; w.off < end; {
 		if w.ctx.Err() != nil {
 			return context.Cause(w.ctx)
 		}
-		p := w.buf[:min(n, int64(len(w.buf)))]
-		if have := w.part.pos - w.at; have > 0 {
-			p = p[:min(int64(len(p)), have)]
-			if err := readAt(w.dst, p, w.off); err != nil {
-				return err
-			}
-		} else if err := w.part.receive(w.body, p, w.dst, w.off); err != nil {
+		p, err := w.received(end)
+		if err != nil {
 			return err
 		}
-		w.hash.Write(p)
-		n -= int64(len(p))
+		if !w.check.data(p) {
+			return errContent
+		}
 		w.off += int64(len(p))
 		w.at += int64(len(p))
 	}
 	return nil
 }
 
-// copy takes an extent from the version before.
+// received is what comes next of the file, up to end, after it was written.
+func (w *fileWriter) received(end int64) ([]byte, error) {
+	have := w.part.pos - w.at
+	if have <= 0 {
+		return w.part.receive(w.body, end-w.off, w.dst, w.off)
+	}
+	p := w.piece(min(end, w.off+have))
+	return p, readAt(w.dst, p, w.off)
+}
+
+// piece is the buffer for what is to be done next, up to end.
+func (w *fileWriter) piece(end int64) []byte {
+	return w.buf[:min(end-w.off, copyPiece)]
+}
+
+// copy takes an extent from the version before. It is not checked, as a whole file that
+// is taken from there is not.
 func (w *fileWriter) copy(x Extent) error {
 	if w.old == nil {
 		dir, name, err := w.fromTree.parent(w.entry.Path)
@@ -436,35 +433,31 @@ func (w *fileWriter) copy(x Extent) error {
 			return w.fromDamaged(w.entry.Path, err)
 		}
 	}
-	end := x.Off + x.Len
+	for n := int64(0); n < x.Len; {
+		n += w.check.skip()
+	}
+	end, delta := x.Off+x.Len, x.FromOff-x.Off
 	from, shared := w.io.cloneRange(w.old, w.dst, x.FromOff, x.Off, x.Len)
-	delta := x.FromOff - x.Off
-	if err := w.copyTo(from, delta, true); err != nil {
+	if err := w.copyTo(from, delta); err != nil {
 		return err
 	}
-	if err := w.copyTo(shared, delta, false); err != nil {
-		return err
-	}
-	return w.copyTo(end, delta, true)
+	w.off = shared
+	return w.copyTo(end, delta)
 }
 
-// copyTo hashes, and writes if need be, what the old file has delta bytes further
-// on, up to end of the new one.
-func (w *fileWriter) copyTo(end, delta int64, write bool) error {
+// copyTo writes what the old file has delta bytes further on, up to end of the new one.
+func (w *fileWriter) copyTo(end, delta int64) error {
 	for w.off < end {
 		if w.ctx.Err() != nil {
 			return context.Cause(w.ctx)
 		}
-		p := w.buf[:min(end-w.off, int64(len(w.buf)))]
+		p := w.piece(end)
 		if err := readAt(w.old, p, w.off+delta); err != nil {
 			return w.fromDamaged(w.entry.Path, err)
 		}
-		if write {
-			if _, err := w.dst.WriteAt(p, w.off); err != nil {
-				return err
-			}
+		if _, err := w.dst.WriteAt(p, w.off); err != nil {
+			return err
 		}
-		w.hash.Write(p)
 		w.off += int64(len(p))
 	}
 	return nil

@@ -11,7 +11,7 @@ import (
 )
 
 // manifestMagic opens an encoded manifest.
-const manifestMagic = "DRMANI1\n"
+const manifestMagic = "DRMANI2\n"
 
 // maxHeaderBytes is more than the longest header of a manifest: magic, five
 // integers, a name, flags, the number of entries.
@@ -109,17 +109,48 @@ func (e *encoder) entry(x *Entry) {
 
 func (e *encoder) content(x *Entry) {
 	e.uint(uint64(x.Size))
+	if x.Size >= MinChunkedSize {
+		e.layout(x.Holes, x.Chunks)
+		return
+	}
 	e.buf = append(e.buf, x.Hash[:]...)
-	e.uint(uint64(len(x.Holes)))
-	for _, h := range x.Holes {
+	e.holes(x.Holes)
+}
+
+func (e *encoder) holes(holes []Hole) {
+	e.uint(uint64(len(holes)))
+	for _, h := range holes {
 		e.uint(uint64(h.Off))
 		e.uint(uint64(h.Len))
 	}
-	e.uint(uint64(len(x.Chunks)))
-	for _, c := range x.Chunks {
+}
+
+// layout is all that is to be said of a large file: its digest follows from it.
+func (e *encoder) layout(holes []Hole, chunks []Chunk) {
+	e.holes(holes)
+	e.uint(uint64(len(chunks)))
+	for _, c := range chunks {
 		e.uint(uint64(c.Len))
 		e.buf = append(e.buf, c.Hash[:]...)
 	}
+}
+
+// layoutDigest is the digest of a file of MinChunkedSize or more.
+func layoutDigest(holes []Hole, chunks []Chunk) Digest {
+	var e encoder
+	e.layout(holes, chunks)
+	return digestOfLayout(e.buf)
+}
+
+// layoutContext keeps apart the digest of a large file and that of a small one whose
+// content is the large one's layout: else whoever can make files could make the two pass
+// for each other.
+const layoutContext = "dualrepl manifest 2: holes and chunks of a file"
+
+// digestOfLayout is layoutDigest of an encoded layout.
+func digestOfLayout(layout []byte) (d Digest) {
+	blake3.DeriveKey(layoutContext, layout, d[:])
+	return d
 }
 
 // encodeLimited is Encode for what must be decoded again: it refuses what no decoder
@@ -318,20 +349,35 @@ func (d *decoder) entry(x *Entry) {
 
 func (d *decoder) content(x *Entry) {
 	x.Size = int64(d.uint(math.MaxInt64))
-	copy(x.Hash[:], d.take(len(x.Hash)))
+	if x.Size < MinChunkedSize {
+		copy(x.Hash[:], d.take(len(x.Hash)))
+		x.Holes = d.holes()
+		return
+	}
+	layout := d.rest
+	x.Holes, x.Chunks = d.holes(), d.chunks()
+	x.Hash = digestOfLayout(layout[:len(layout)-len(d.rest)])
+}
+
+func (d *decoder) holes() (holes []Hole) {
 	if n := d.count(minHoleBytes, holeCost); n > 0 {
-		x.Holes = make([]Hole, n)
+		holes = make([]Hole, n)
 	}
-	for i := range x.Holes {
-		x.Holes[i] = Hole{Off: int64(d.uint(math.MaxInt64)), Len: int64(d.uint(math.MaxInt64))}
+	for i := range holes {
+		holes[i] = Hole{Off: int64(d.uint(math.MaxInt64)), Len: int64(d.uint(math.MaxInt64))}
 	}
+	return holes
+}
+
+func (d *decoder) chunks() (chunks []Chunk) {
 	if n := d.count(chunkBytes, 0); n > 0 {
-		x.Chunks = make([]Chunk, n)
+		chunks = make([]Chunk, n)
 	}
-	for i := range x.Chunks {
-		x.Chunks[i].Len = uint32(d.uint(MaxChunkBytes))
-		copy(x.Chunks[i].Hash[:], d.take(16))
+	for i := range chunks {
+		chunks[i].Len = uint32(d.uint(MaxChunkBytes))
+		copy(chunks[i].Hash[:], d.take(len(chunks[i].Hash)))
 	}
+	return chunks
 }
 
 // DecodeManifest decodes and checks what Encode made.
@@ -353,15 +399,23 @@ func decodeManifest(data []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, size := m.Files, m.Bytes
 	m.Entries, m.Digest = d.entries(), digest
 	if err := d.end(); err != nil {
 		return nil, err
 	}
-	if m.count(); m.Files != files || m.Bytes != size {
-		return nil, errors.New("its counts do not match its entries")
+	if err := m.checkCounts(); err != nil {
+		return nil, err
 	}
 	return m, m.validate()
+}
+
+// checkCounts checks the counts of a header that was decoded.
+func (m *Manifest) checkCounts() error {
+	files, size := m.Files, m.Bytes
+	if m.count(); m.Files != files || m.Bytes != size {
+		return errors.New("its counts do not match its entries")
+	}
+	return nil
 }
 
 // splitManifest checks an encoded manifest's digest, and parts it from what it is of.

@@ -103,6 +103,9 @@ func rebuild(from *Manifest, delta []byte) (to *Manifest, encoded []byte, err er
 		return nil, nil, err
 	}
 	to.Entries = merge(from.Entries, gone, changed)
+	if err := to.checkCounts(); err != nil {
+		return nil, nil, err
+	}
 	if err := to.validate(); err != nil {
 		return nil, nil, err
 	}

@@ -16,7 +16,8 @@
 //	                              /bookmarks/  manifests that replication cursors point to
 //	                              /receiving/  a receive that runs or broke
 //
-// A directory without .dualrepl above one that has it is a placeholder.
+// A directory without .dualrepl above one that has it is a placeholder. Of versions
+// that are alike, only one has a tree; in the others, tree is a symbolic link to it.
 //
 // What a version has: files with their holes, directories, symbolic links, names of
 // one file, FIFOs and devices, each with mode, owner, mtime and extended attributes.
@@ -50,8 +51,9 @@
 //
 // The stream of a step depends on its two versions alone. Both sides compute from the
 // two manifests which ranges of which files it has to carry (NewPlan), so that
-// it has no framing, and can continue at any byte. The formats are in
-// docs/protocol.md, section 6.
+// it has no framing, and can continue at any byte. A receiver checks all that comes, and
+// trusts what it has: what a step takes from the version before is not read again to
+// check it, Verify is for that. The formats are in docs/protocol.md, section 6.
 //
 // Trust: names, manifests and streams come from peers. They are checked before they
 // are used, nothing is allocated because a peer says so, and every path of a peer is

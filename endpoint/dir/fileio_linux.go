@@ -27,6 +27,10 @@ const (
 // chunker reads fastest from, and small enough for the CPU's cache.
 const copyBuffer = 2 * chunkMax
 
+// copyPiece is how many bytes are copied at once: they stay in the processor's cache
+// from the read to the write.
+const copyPiece = 256 << 10
+
 // cloneAlign is the alignment in bytes that FICLONERANGE asks for on the file
 // systems that have it.
 const cloneAlign = 4096
@@ -72,48 +76,47 @@ func openNameless(dir *os.Root) (*os.File, error) {
 	return dir.OpenFile(".", unix.O_TMPFILE|os.O_RDWR, 0o600)
 }
 
-// ingest makes the new file dstName hold src's content, holes included, and
+// ingest makes the new file name hold src's content, holes included, and
 // describes what it stored. The file has mode 0600. It is left behind, incomplete,
 // on error. A source that changes meanwhile is no error: the caller compares what
 // Stat says before and after.
-func (f *fileIO) ingest(ctx context.Context, src *os.File, dstDir *os.Root, dstName string) (contentInfo, error) {
-	dst, err := dstDir.OpenFile(dstName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+func (f *fileIO) ingest(ctx context.Context, src *os.File, dir *treeDir, name string) (contentInfo, error) {
+	dst, err := dir.create(name)
 	if err != nil {
 		return contentInfo{}, err
 	}
-	info, err := f.fill(ctx, src, dst, true)
+	info, err := f.fill(ctx, src, dst)
 	return info, errors.Join(err, dst.Close())
 }
 
 // fill clones or copies src into the empty file dst.
-func (f *fileIO) fill(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
-	if f.clones && unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
-		return f.read(ctx, dst, nil, chunked)
+func (f *fileIO) fill(ctx context.Context, src, dst *os.File) (contentInfo, error) {
+	if f.clone(src, dst) {
+		return f.read(ctx, dst, nil)
 	}
-	return f.copy(ctx, src, dst, chunked)
+	info, err := f.read(ctx, src, dst)
+	if err == nil && len(info.Holes) > 0 {
+		err = dst.Truncate(info.Size)
+	}
+	return info, err
 }
 
-// copy makes dst, whatever it held, a copy of src.
-func (f *fileIO) copy(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
-	// A clone that failed half-way may have left some of a source.
-	if err := dst.Truncate(0); err != nil {
-		return contentInfo{}, err
+// clone makes dst, an empty file, share all blocks of src. Where that does not work
+// dst is empty still.
+func (f *fileIO) clone(src, dst *os.File) bool {
+	if !f.clones {
+		return false
 	}
-	info, err := f.read(ctx, src, dst, chunked)
-	if err != nil {
-		return contentInfo{}, err
+	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
+		return true
 	}
-	return info, dst.Truncate(info.Size)
+	_ = dst.Truncate(0) // of a clone that failed half-way; if it fails, so does what follows
+	return false
 }
 
 // describe tells of src's content what ingest would.
 func (f *fileIO) describe(ctx context.Context, src *os.File) (contentInfo, error) {
-	return f.read(ctx, src, nil, true)
-}
-
-// hashFile describes f's content, but for its chunks.
-func hashFile(ctx context.Context, f *os.File) (contentInfo, error) {
-	return new(fileIO).read(ctx, f, nil, false)
+	return f.read(ctx, src, nil)
 }
 
 // scratch is what reading one file needs; it is too large to make anew for each.
@@ -135,31 +138,39 @@ type contentReader struct {
 	chunker  *chunkers.Chunker // nil: not chunked
 	info     contentInfo       // Size is how far we are
 	progress func(off int64)   // nil: nobody is told
+	sentBack int64             // writeBack has been here
 }
+
+// errShrank is the error of a file that became too small for chunks while it was cut.
+var errShrank = errors.New("it shrank while it was read")
 
 // read reads src, and writes its data extents to the same places of dst unless that
 // is nil. Where src ends earlier than Stat said, so does the result.
-func (f *fileIO) read(ctx context.Context, src, dst *os.File, chunked bool) (contentInfo, error) {
-	st, err := src.Stat()
+func (f *fileIO) read(ctx context.Context, src, dst *os.File) (contentInfo, error) {
+	if ctx.Err() != nil {
+		return contentInfo{}, context.Cause(ctx)
+	}
+	st, err := fstat(src)
 	if err != nil {
 		return contentInfo{}, err
 	}
-	if st.Size() > MaxFileBytes {
-		return contentInfo{}, fmt.Errorf("%s has %d bytes, more than %d", src.Name(), st.Size(), int64(MaxFileBytes))
+	if st.Size > MaxFileBytes {
+		return contentInfo{}, fmt.Errorf("%s has %d bytes, more than %d", src.Name(), st.Size, int64(MaxFileBytes))
 	}
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
-	s.hash.Reset()
 	r := &contentReader{ctx: ctx, src: src, dst: dst, scratch: s, progress: f.progress}
-	if chunked && st.Size() >= MinChunkedSize {
-		if r.chunker, err = newChunker(s.buf); err != nil {
-			return contentInfo{}, err
-		}
+	switch {
+	case st.Size >= MinChunkedSize:
+		err = r.large(st.Size)
+	case st.Blocks*statBlock >= st.Size: // no holes to look for
+		err = r.dense(st.Size)
+	default:
+		err = r.small(st.Size)
 	}
-	if err := r.read(st.Size()); err != nil {
+	if err != nil {
 		return contentInfo{}, fmt.Errorf("read %s: %w", src.Name(), err)
 	}
-	s.hash.Sum(r.info.Hash[:0])
 	return r.info, nil
 }
 
@@ -169,15 +180,53 @@ func newChunker(buf []byte) (*chunkers.Chunker, error) {
 	}, buf)
 }
 
+// statBlock is the unit of a stat's Blocks, in bytes.
+const statBlock = 512
+
+// large reads a file in chunks.
+func (r *contentReader) large(size int64) (err error) {
+	if r.chunker, err = newChunker(r.buf); err != nil {
+		return err
+	}
+	if err := r.read(size); err != nil {
+		return err
+	}
+	if r.info.Size < MinChunkedSize {
+		return errShrank
+	}
+	r.info.Hash = layoutDigest(r.info.Holes, r.info.Chunks)
+	return nil
+}
+
+// small reads a file as a whole, hole by hole.
+func (r *contentReader) small(size int64) error {
+	r.hash.Reset()
+	err := r.read(size)
+	r.hash.Sum(r.info.Hash[:0])
+	return err
+}
+
+// dense reads a small file without holes at once.
+func (r *contentReader) dense(size int64) error {
+	n, err := r.src.ReadAt(r.buf[:size], 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	r.info = contentInfo{Size: int64(n), Hash: blake3.Sum256(r.buf[:n])}
+	if r.dst == nil || n == 0 {
+		return nil
+	}
+	_, err = r.dst.WriteAt(r.buf[:n], 0)
+	return err
+}
+
 func (r *contentReader) read(size int64) error {
 	for r.info.Size < size {
 		start, end, err := nextData(r.src, r.info.Size, size)
 		if err != nil {
 			return err
 		}
-		if err := r.hole(start); err != nil {
-			return err
-		}
+		r.hole(start)
 		if err := r.data(end); err != nil {
 			return err
 		}
@@ -189,16 +238,15 @@ func (r *contentReader) read(size int64) error {
 }
 
 // hole takes everything up to end as zeros.
-func (r *contentReader) hole(end int64) error {
+func (r *contentReader) hole(end int64) {
 	if end == r.info.Size {
-		return nil
+		return
+	}
+	if r.chunker == nil {
+		hashZeros(r.hash, end-r.info.Size)
 	}
 	r.addHole(Hole{Off: r.info.Size, Len: end - r.info.Size})
-	if err := hashZeros(r.ctx, r.hash, end-r.info.Size); err != nil {
-		return err
-	}
 	r.info.Size = end
-	return nil
 }
 
 // addHole adds a hole, to the last one if it continues that: data between the two
@@ -256,10 +304,12 @@ func (r *contentReader) piece(p []byte) error {
 		if _, err := r.dst.WriteAt(p, r.info.Size); err != nil {
 			return err
 		}
+		r.writeBack(r.info.Size + int64(len(p)))
 	}
-	r.hash.Write(p)
 	if r.chunker != nil {
 		r.info.Chunks = append(r.info.Chunks, chunkOf(p))
+	} else {
+		r.hash.Write(p)
 	}
 	r.info.Size += int64(len(p))
 	if r.progress != nil {
@@ -269,10 +319,21 @@ func (r *contentReader) piece(p []byte) error {
 }
 
 func chunkOf(p []byte) Chunk {
-	sum := blake3.Sum256(p)
-	c := Chunk{Len: uint32(len(p))}
-	copy(c.Hash[:], sum[:])
-	return c
+	return Chunk{Len: uint32(len(p)), Hash: Digest(blake3.Sum256(p)).prefix()}
+}
+
+// writeBackEvery is how many bytes of a file are written before they are sent to the disk.
+const writeBackEvery = 8 << 20
+
+// writeBack has the disk busy with what was written up to end, while more is read: else
+// all of a version would be left to the sync at its end.
+func (r *contentReader) writeBack(end int64) {
+	if end-r.sentBack < writeBackEvery {
+		return
+	}
+	// Only a hint: an error shows in the sync.
+	_ = unix.SyncFileRange(int(r.dst.Fd()), r.sentBack, end-r.sentBack, unix.SYNC_FILE_RANGE_WRITE)
+	r.sentBack = end
 }
 
 // nextData finds the first data at or after off. Where no data follows, start and
@@ -298,17 +359,13 @@ func nextData(f *os.File, off, size int64) (start, end int64, err error) {
 
 var zeros [64 << 10]byte
 
-// hashZeros writes n zero bytes to h.
-func hashZeros(ctx context.Context, h *blake3.Hasher, n int64) error {
+// hashZeros writes n zero bytes, less than MinChunkedSize, to h.
+func hashZeros(h *blake3.Hasher, n int64) {
 	for n > 0 {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
 		p := zeros[:min(n, int64(len(zeros)))]
 		h.Write(p)
 		n -= int64(len(p))
 	}
-	return nil
 }
 
 // cloneRange shares the whole blocks of src's [from, from+n) with dst's range at

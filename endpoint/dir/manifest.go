@@ -19,23 +19,21 @@ const (
 	MaxNameBytes = 255
 	// MaxXattrBytes is the length of one attribute's value, as Linux's XATTR_SIZE_MAX.
 	MaxXattrBytes = 64 << 10
-	// MinChunkedSize is the size in bytes from which on a file has a chunk list. Below
-	// it a list costs about as much as it could save.
+	// MinChunkedSize is the size in bytes from which on a file has chunks. Below it a
+	// list of them costs about as much as it could save.
 	MinChunkedSize = 1 << 20
 	// MaxChunkBytes is the length of the longest chunk.
 	MaxChunkBytes = 512 << 10
 	// MaxManifestBytes is the length of an encoded manifest or manifest delta: some
 	// five million files.
 	MaxManifestBytes = 512 << 20
-	// MaxFileBytes is the size of a file: whoever writes or verifies one hashes all of
-	// it, also the holes, which cost a peer nothing to announce.
+	// MaxFileBytes is the size of a file, several times what ext4 takes.
 	MaxFileBytes = 64 << 40
 	// maxOwner is the highest uid and gid: the next number tells chown to change nothing.
 	maxOwner = math.MaxUint32 - 1
-	// maxDataBytes is the data in all files of a version; sums below it do not overflow.
-	maxDataBytes = 1 << 60
-	// maxHoleBytes are the holes in all files of a version: a day or two of hashing zeros.
-	maxHoleBytes = 256 << 40
+	// maxVersionBytes are all files of a version, their holes included; sums below it do
+	// not overflow.
+	maxVersionBytes = 1 << 60
 )
 
 // EntryType says what an entry of a manifest is. The values are stored.
@@ -53,6 +51,9 @@ const (
 
 // Digest is a BLAKE3-256 hash.
 type Digest [32]byte
+
+// prefix is what chunks are known by.
+func (d Digest) prefix() [16]byte { return [16]byte(d[:16]) }
 
 // Hole is a range of a file without data; it reads as zeros.
 type Hole struct {
@@ -94,8 +95,10 @@ type Entry struct {
 	// Files only.
 	Size   int64
 	Holes  []Hole  // ascending, apart from each other
-	Hash   Digest  // of the content, zeros in holes
-	Chunks []Chunk // of large files: all data outside of holes
+	Chunks []Chunk // from MinChunkedSize on: all data outside of holes
+	// Hash is the digest of the content: below MinChunkedSize of its bytes, zeros in
+	// holes, and from there on of the encoded Holes and Chunks.
+	Hash Digest
 }
 
 // Manifest is the truth about one version: its identity and every entry.
@@ -213,8 +216,7 @@ type checker struct {
 	last   string
 	dirs   []string // the directories that may still get content, outermost first
 	groups map[uint64]*Entry
-	data   int64
-	holes  int64
+	bytes  int64
 }
 
 func (c *checker) check(e *Entry) error {
@@ -224,9 +226,8 @@ func (c *checker) check(e *Entry) error {
 	if err := e.validate(); err != nil {
 		return err
 	}
-	c.data, c.holes = c.data+e.dataSize(), c.holes+e.Size-e.dataSize()
-	if c.data > maxDataBytes || c.holes > maxHoleBytes {
-		return errors.New("too much data, or too many holes, in one version")
+	if c.bytes += e.Size; c.bytes > maxVersionBytes {
+		return errors.New("too many bytes in one version")
 	}
 	if e.LinkGroup == 0 {
 		return nil
@@ -279,6 +280,14 @@ func validatePath(path string) error {
 }
 
 func (e *Entry) validate() error {
+	if err := e.validateNode(); err != nil || e.Type != TypeFile {
+		return err
+	}
+	return e.validateContent()
+}
+
+// validateNode checks all but a file's content.
+func (e *Entry) validateNode() error {
 	if e.Mode > 0o7777 || e.MtimeNsec >= 1e9 || max(e.UID, e.GID) > maxOwner {
 		return errors.New("mode, owner or time out of range")
 	}
@@ -292,13 +301,11 @@ func (e *Entry) validate() error {
 		return err
 	}
 	switch e.Type {
-	case TypeFile:
-		return e.validateContent()
 	case TypeSymlink:
 		if e.Target == "" || len(e.Target) > MaxPathBytes || strings.IndexByte(e.Target, 0) >= 0 {
 			return errors.New("not a target of a symbolic link")
 		}
-	case TypeDir, TypeFIFO, TypeCharDevice, TypeBlockDevice:
+	case TypeFile, TypeDir, TypeFIFO, TypeCharDevice, TypeBlockDevice:
 	default:
 		return fmt.Errorf("unknown type %d", e.Type)
 	}
@@ -327,10 +334,13 @@ func (e *Entry) validateContent() error {
 		}
 		end = h.Off + h.Len
 	}
-	if len(e.Chunks) == 0 {
-		return nil
+	if e.Size >= MinChunkedSize {
+		return e.validateChunks()
 	}
-	return e.validateChunks()
+	if len(e.Chunks) > 0 {
+		return errors.New("chunks of a small file")
+	}
+	return nil
 }
 
 // validateChunks checks that the chunks are all of the data, and that none crosses a hole.

@@ -19,6 +19,8 @@ import (
 // testManifest has an entry of every type.
 func testManifest() *Manifest {
 	content := Digest(blake3.Sum256([]byte("content")))
+	holes := []Hole{{0, 1 << 20}, {2 << 20, 1 << 20}}
+	chunks := []Chunk{{512 << 10, [16]byte{1}}, {512 << 10, [16]byte{2}}}
 	return &Manifest{
 		Name: "dr_1", GUID: 1 << 63, CreateTXG: 7, Creation: -5,
 		Entries: []Entry{
@@ -28,9 +30,7 @@ func testManifest() *Manifest {
 			{Path: "b/a\xff\n", Type: TypeFile, Mode: 0o4755, Size: 7, Hash: content, LinkGroup: 3, MtimeSec: -1, MtimeNsec: 999_999_999},
 			{Path: "b/c", Type: TypeSymlink, Target: "../\xfe"},
 			{Path: "b.c", Type: TypeFIFO},
-			{Path: "large", Type: TypeFile, Size: 3 << 20, Hash: Digest{1}, Inconsistent: true,
-				Holes:  []Hole{{0, 1 << 20}, {2 << 20, 1 << 20}},
-				Chunks: []Chunk{{512 << 10, [16]byte{1}}, {512 << 10, [16]byte{2}}}},
+			{Path: "large", Type: TypeFile, Size: 3 << 20, Hash: layoutDigest(holes, chunks), Inconsistent: true, Holes: holes, Chunks: chunks},
 			{Path: "null", Type: TypeCharDevice, Rdev: 259},
 			{Path: "sda", Type: TypeBlockDevice, Rdev: 2048},
 		},
@@ -82,14 +82,26 @@ func TestManifestEncoding(t *testing.T) {
 func TestManifestVector(t *testing.T) {
 	m := &Manifest{Name: "v", GUID: 2, CreateTXG: 3, Creation: 4, Entries: []Entry{
 		{Type: TypeDir, Mode: 0o755, UID: 5, GID: 6, MtimeSec: -1, MtimeNsec: 7},
-		{Path: "f", Type: TypeFile, Size: 1},
+		{Path: "f", Type: TypeFile, Size: 1, Hash: Digest{8}},
+		{Path: "fg", Type: TypeFile, Size: 1 << 20, Holes: []Hole{{0, 1<<20 - 2}}, Chunks: []Chunk{{2, [16]byte{9}}}},
 	}}
-	want := "DRMANI1\n" + "\x01v" + "\x02" + "\x03" + "\x08" + "\x00" + "\x01" + "\x01" + "\x02" +
+	layout := "\x01" + "\x00" + "\xfe\xff\x3f" + "\x01" + "\x02" + "\x09" + strings.Repeat("\x00", 15)
+	want := "DRMANI2\n" + "\x01v" + "\x02" + "\x03" + "\x08" + "\x00" + "\x02" + "\x81\x80\x40" + "\x03" +
 		"\x00\x00" + "\x02" + "\xed\x03" + "\x05\x06" + "\x01\x07" + "\x00" + "\x00" +
-		"\x00\x01f" + "\x01" + "\x00" + "\x00\x00" + "\x00\x00" + "\x00" + "\x00" + "\x01" + strings.Repeat("\x00", 32) + "\x00" + "\x00"
+		"\x00\x01f" + "\x01" + "\x00" + "\x00\x00" + "\x00\x00" + "\x00" + "\x00" + "\x01" + "\x08" + strings.Repeat("\x00", 31) + "\x00" +
+		"\x01\x01g" + "\x01" + "\x00" + "\x00\x00" + "\x00\x00" + "\x00" + "\x00" + "\x80\x80\x40" + layout
 	sum := blake3.Sum256([]byte(want))
 	if got := m.Encode(); string(got) != want+string(sum[:]) {
 		t.Errorf("encoded %q\nwant    %q", got, want)
+	}
+	var digest Digest
+	blake3.DeriveKey("dualrepl manifest 2: holes and chunks of a file", []byte(layout), digest[:])
+	got, err := DecodeManifest([]byte(want + string(sum[:])))
+	if err != nil || got.Entries[2].Hash != digest || layoutDigest(m.Entries[2].Holes, m.Entries[2].Chunks) != digest {
+		t.Errorf("of a large file the digest is %x, not %x; error %v", got.Entries[2].Hash, digest, err)
+	}
+	if blake3.Sum256([]byte(layout)) == digest {
+		t.Error("a file can have the digest of another one's layout")
 	}
 }
 
@@ -133,6 +145,7 @@ func sealed(body []byte) []byte {
 }
 
 func TestManifestValidation(t *testing.T) {
+	const large, half = MinChunkedSize, MaxChunkBytes
 	long := strings.Repeat(strings.Repeat("x", 200)+"/", 21) + "x"
 	file := func(e Entry) func(*Manifest) {
 		e.Path, e.Type = "z", TypeFile
@@ -195,15 +208,17 @@ func TestManifestValidation(t *testing.T) {
 		"holes touch":         file(Entry{Size: 10, Holes: []Hole{{0, 5}, {5, 5}}}),
 		"holes overlap":       file(Entry{Size: 10, Holes: []Hole{{0, 6}, {5, 5}}}),
 		"negative hole":       file(Entry{Size: 10, Holes: []Hole{{-1, 5}}}),
-		"too few chunks":      file(Entry{Size: 10, Chunks: []Chunk{{Len: 9}}}),
-		"too many chunks":     file(Entry{Size: 10, Chunks: []Chunk{{Len: 10}, {Len: 1}}}),
-		"empty chunk":         file(Entry{Size: 10, Chunks: []Chunk{{Len: 0}, {Len: 10}}}),
-		"long chunk":          file(Entry{Size: 1 << 20, Chunks: []Chunk{{Len: 1 << 20}}}),
-		"chunk over a hole":   file(Entry{Size: 10, Holes: []Hole{{4, 2}}, Chunks: []Chunk{{Len: 8}}}),
+		"no chunks":           file(Entry{Size: large}),
+		"too few chunks":      file(Entry{Size: large, Chunks: []Chunk{{Len: half}, {Len: half - 1}}}),
+		"too many chunks":     file(Entry{Size: large, Chunks: []Chunk{{Len: half}, {Len: half}, {Len: 1}}}),
+		"chunks of a hole":    file(Entry{Size: large, Holes: []Hole{{0, large}}, Chunks: []Chunk{{Len: 1}}}),
+		"empty chunk":         file(Entry{Size: large, Chunks: []Chunk{{Len: half}, {Len: 0}, {Len: half}}}),
+		"long chunk":          file(Entry{Size: large, Chunks: []Chunk{{Len: half + 1}, {Len: half - 1}}}),
+		"chunk over a hole":   file(Entry{Size: large, Holes: []Hole{{4, large - 8}}, Chunks: []Chunk{{Len: 8}}}),
+		"small with chunks":   file(Entry{Size: large - 1, Chunks: []Chunk{{Len: half}, {Len: half - 1}}}),
 		"8 EiB of holes":      file(Entry{Size: math.MaxInt64, Holes: []Hole{{0, math.MaxInt64}}}),
 		"larger than a file":  file(Entry{Size: MaxFileBytes + 1}),
-		"too much data":       files(maxDataBytes/MaxFileBytes+1, Entry{Size: MaxFileBytes}),
-		"too many holes":      files(maxHoleBytes/MaxFileBytes+1, Entry{Size: MaxFileBytes, Holes: []Hole{{0, MaxFileBytes}}}),
+		"too many bytes":      files(maxVersionBytes/MaxFileBytes+1, Entry{Size: MaxFileBytes, Holes: []Hole{{0, MaxFileBytes}}}),
 	}
 	if err := testManifest().validate(); err != nil {
 		t.Fatal(err)
@@ -232,6 +247,9 @@ func TestManifestCountsAreChecked(t *testing.T) {
 	if _, err := DecodeManifest(sealed(e.buf)); err == nil {
 		t.Error("a wrong number of files is accepted")
 	}
+	if _, _, err := rebuild(nil, encodeDelta(nil, m)); err == nil {
+		t.Error("a wrong number of files is accepted in a delta")
+	}
 }
 
 // A few bytes that announce a lot must not make it be allocated.
@@ -258,10 +276,11 @@ func deepManifest(n int) *Manifest {
 	return m
 }
 
-// headed is a delta of the n entries that write appends.
-func headed(n int, write func(e *encoder, i int)) []byte {
+// headed is a delta of the n entries that write appends. They have so many files and
+// bytes.
+func headed(n int, files, bytes int64, write func(e *encoder, i int)) []byte {
 	e := &encoder{}
-	e.header(&Manifest{Name: "v", GUID: 1, CreateTXG: 1})
+	e.header(&Manifest{Name: "v", GUID: 1, CreateTXG: 1, Files: files, Bytes: bytes})
 	e.uint(0) // removed
 	e.uint(uint64(n))
 	for i := range n {
@@ -285,12 +304,12 @@ func TestDecodingIsBounded(t *testing.T) {
 	from, long := deepManifest(10), deepManifest(n).Entries
 	from.Encode()
 	tests := map[string][]byte{
-		"long paths":        headed(n, func(e *encoder, i int) { e.entry(&long[i]) }),
-		"small directories": headed(n, func(e *encoder, i int) { e.entry(&Entry{Path: strconv.Itoa(n + i), Type: TypeDir}) }),
-		"holes": headed(1, func(e *encoder, _ int) {
+		"long paths":        headed(n, 0, 0, func(e *encoder, i int) { e.entry(&long[i]) }),
+		"small directories": headed(n, 0, 0, func(e *encoder, i int) { e.entry(&Entry{Path: strconv.Itoa(n + i), Type: TypeDir}) }),
+		"holes": headed(1, 1, 4*n, func(e *encoder, _ int) {
 			e.entry(&Entry{Path: "f", Type: TypeFile, Size: 4 * n, Holes: make([]Hole, 4*n)})
 		}),
-		"attributes": headed(1, func(e *encoder, _ int) {
+		"attributes": headed(1, 0, 0, func(e *encoder, _ int) {
 			e.entry(&Entry{Path: "f", Type: TypeFIFO, Xattrs: slices.Repeat([]Xattr{{Name: "x"}}, n)})
 		}),
 	}
@@ -365,10 +384,11 @@ func randomManifest(rnd *rand.Rand) *Manifest {
 }
 
 func setRandomContent(e *Entry, rnd *rand.Rand) {
+	const unit = MaxChunkBytes / 2
 	var id []byte
 	off := int64(0)
-	for range rnd.IntN(6) {
-		length := 1 + rnd.Uint32N(3)
+	for range rnd.IntN(8) {
+		length := unit * (1 + rnd.Uint32N(2))
 		if rnd.IntN(3) == 0 && (len(e.Holes) == 0 || e.Holes[len(e.Holes)-1].Off+e.Holes[len(e.Holes)-1].Len < off) {
 			e.Holes = append(e.Holes, Hole{off, int64(length)})
 		} else {
@@ -377,7 +397,10 @@ func setRandomContent(e *Entry, rnd *rand.Rand) {
 		off += int64(length)
 		id = fmt.Append(id, e.Holes, e.Chunks)
 	}
-	e.Size, e.Hash = off, blake3.Sum256(id)
+	e.Size, e.Hash = off, layoutDigest(e.Holes, e.Chunks)
+	if off < MinChunkedSize {
+		e.Chunks, e.Hash = nil, blake3.Sum256(id)
+	}
 }
 
 func TestDelta(t *testing.T) {

@@ -32,12 +32,10 @@ const (
 	// saveEvery is how many bytes of the body pass between two updates of the
 	// progress file: what a killed receive repeats at most.
 	saveEvery = 1 << 20
-	// syncEvery is how many bytes of the body pass between two syncfs: what a running
-	// receive repeats at most after a power loss. One that broke before has synced all
-	// but the last saveEvery.
-	syncEvery = 64 << 20
-	// bodyBuffer is the size in bytes of the buffer that gathers reads of small files.
-	bodyBuffer = 256 << 10
+	// syncEvery is how many bytes of the body pass between two syncfs. Each runs while
+	// as much again is received: twice that is what a running receive repeats at most
+	// after a power loss. One that broke before has synced all but the last saveEvery.
+	syncEvery = 32 << 20
 )
 
 // bootIDFile names the boot of the machine. Within one boot the kernel has all that
@@ -150,6 +148,9 @@ type partial struct {
 	saved    int64 // pos when the progress file was written
 	synced   int64 // what a syncfs has covered
 
+	syncing chan error // gets the result of the syncfs that runs; nil: none does
+	covers  int64      // pos when that began
+
 	// Of a step that broke before, bytes of the body: what of it is here, and what of
 	// that is surely on disk. The rest may be lost although the machine was not booted
 	// since: a disk was unplugged, or failed to take what was written back to it.
@@ -229,7 +230,7 @@ func (p *partial) closeOn(err error) error {
 }
 
 func (p *partial) close() error {
-	err := p.root.Close()
+	err := errors.Join(p.endSync(), p.root.Close())
 	for _, f := range []*os.File{p.body, p.progress} {
 		if f != nil {
 			err = errors.Join(err, f.Close())
@@ -241,8 +242,13 @@ func (p *partial) close() error {
 // advance says that n further bytes of the body were written to files.
 func (p *partial) advance(n int) error {
 	p.pos += int64(n)
-	if p.pos-p.synced >= syncEvery {
-		return p.sync()
+	if len(p.syncing) > 0 || p.pos-p.synced >= 2*syncEvery {
+		if err := p.endSync(); err != nil {
+			return err
+		}
+	}
+	if p.syncing == nil && p.pos-p.synced >= syncEvery {
+		p.beginSync()
 	}
 	if p.pos-p.saved >= saveEvery {
 		return p.save()
@@ -250,12 +256,24 @@ func (p *partial) advance(n int) error {
 	return nil
 }
 
-// sync makes what was received survive a power loss.
-func (p *partial) sync() error {
-	if err := p.fs.sync(); err != nil {
+// beginSync makes what was received so far survive a power loss, while more is received.
+func (p *partial) beginSync() {
+	done := make(chan error, 1)
+	p.syncing, p.covers = done, p.pos
+	go func() { done <- p.fs.sync() }()
+}
+
+// endSync waits for the sync that runs, if one does.
+func (p *partial) endSync() error {
+	if p.syncing == nil {
+		return nil
+	}
+	err := <-p.syncing
+	p.syncing = nil
+	if err != nil {
 		return err
 	}
-	p.synced = p.pos
+	p.synced = p.covers
 	return p.save()
 }
 
@@ -266,13 +284,14 @@ func (p *partial) stop(why error) error {
 	if errors.Is(why, errLost) {
 		return p.giveUp()
 	}
-	var err error
+	err := p.endSync()
 	switch {
 	case p.fs.lost != nil:
 	case p.pos-p.synced >= saveEvery:
-		err = p.sync()
+		p.beginSync()
+		err = errors.Join(err, p.endSync())
 	default:
-		err = p.save()
+		err = errors.Join(err, p.save())
 	}
 	if p.fs.lost != nil { // nothing is certain but what was synced before
 		err = errors.Join(err, p.rewind(p.synced))
@@ -292,6 +311,7 @@ func (p *partial) giveUp() error {
 // rewind takes back what was received behind pos. That must be on disk before what
 // was synced there is changed.
 func (p *partial) rewind(pos int64) error {
+	_ = p.endSync() // stop sees to its error
 	changes := pos < p.synced
 	p.pos, p.synced = pos, min(p.synced, pos)
 	if err := p.save(); err != nil || !changes {
@@ -309,7 +329,7 @@ func (p *partial) save() error {
 }
 
 // readDelta receives the rest of the delta, and returns all of it.
-func (p *partial) readDelta(ctx context.Context, body io.Reader, length int64) ([]byte, error) {
+func (p *partial) readDelta(ctx context.Context, body *readAhead, length int64) ([]byte, error) {
 	if err := p.receiveBody(ctx, body, deltaPrefixLen); err != nil {
 		return nil, err
 	}
@@ -338,32 +358,27 @@ func lostAtEOF(err error) error {
 }
 
 // receiveBody receives the body up to end into the body file.
-func (p *partial) receiveBody(ctx context.Context, body io.Reader, end int64) error {
-	s := scratchPool.Get().(*scratch)
-	defer scratchPool.Put(s)
+func (p *partial) receiveBody(ctx context.Context, body *readAhead, end int64) error {
 	for p.pos < end {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := p.receive(body, s.buf[:min(end-p.pos, int64(len(s.buf)))], p.body, p.pos); err != nil {
+		if _, err := p.receive(body, end-p.pos, p.body, p.pos); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// receive fills buf from the body and writes it to dst at off. What came before an
-// error is kept.
-func (p *partial) receive(body io.Reader, buf []byte, dst io.WriterAt, off int64) error {
-	n, readErr := io.ReadFull(body, buf)
-	if _, err := dst.WriteAt(buf[:n], off); err != nil {
-		return err
+// receive takes 1 to n bytes from the body and writes them to dst at off. They are valid
+// until the next call.
+func (p *partial) receive(body *readAhead, n int64, dst io.WriterAt, off int64) ([]byte, error) {
+	data, err := body.next(n)
+	if err != nil {
+		return nil, fmt.Errorf("read stream: %w", err)
 	}
-	if err := p.advance(n); err != nil {
-		return err
+	if _, err := dst.WriteAt(data, off); err != nil {
+		return nil, err
 	}
-	if readErr != nil {
-		return fmt.Errorf("read stream: %w", noEOF(readErr))
-	}
-	return nil
+	return data, p.advance(len(data))
 }

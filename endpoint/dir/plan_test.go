@@ -4,26 +4,29 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+
+	"github.com/zeebo/blake3"
 )
+
+// piece is the length of the chunks here: of two a file can consist.
+const piece = MaxChunkBytes
 
 func chunks(letters string) (c []Chunk) {
 	for _, l := range letters {
-		c = append(c, Chunk{Len: 10, Hash: [16]byte{byte(l)}})
+		c = append(c, Chunk{Len: piece, Hash: [16]byte{byte(l)}})
 	}
 	return c
 }
 
 // chunked is a file that consists of the chunks.
 func chunked(path, letters string) Entry {
-	e := Entry{Path: path, Type: TypeFile, Chunks: chunks(letters), Size: int64(10 * len(letters))}
-	copy(e.Hash[:], letters)
-	return e
+	c := chunks(letters)
+	return Entry{Path: path, Type: TypeFile, Chunks: c, Size: int64(piece * len(c)), Hash: layoutDigest(nil, c)}
 }
 
-func small(path, content string) Entry {
-	e := chunked(path, content)
-	e.Chunks = nil
-	return e
+// small is a file of ten bytes a letter.
+func small(path, letters string) Entry {
+	return Entry{Path: path, Type: TypeFile, Size: int64(10 * len(letters)), Hash: blake3.Sum256([]byte(letters))}
 }
 
 func manifestOf(entries ...Entry) *Manifest {
@@ -57,17 +60,19 @@ func TestPlan(t *testing.T) {
 		{"small file changed", manifestOf(small("f", "ab")), manifestOf(small("f", "ac")),
 			[]FilePlan{{1, -1, -1, []Extent{{0, 20, true, 0}}, 20}}},
 		{"became large", manifestOf(small("f", "ab")), manifestOf(chunked("f", "abc")),
-			[]FilePlan{{1, -1, -1, []Extent{{0, 30, true, 0}}, 30}}},
+			[]FilePlan{{1, -1, -1, []Extent{{0, 3 * piece, true, 0}}, 3 * piece}}},
+		{"became small", manifestOf(chunked("f", "abc")), manifestOf(small("f", "ab")),
+			[]FilePlan{{1, -1, -1, []Extent{{0, 20, true, 0}}, 20}}},
 		{"was a directory", manifestOf(Entry{Path: "f", Type: TypeDir}), manifestOf(chunked("f", "abc")),
-			[]FilePlan{{1, -1, -1, []Extent{{0, 30, true, 0}}, 30}}},
+			[]FilePlan{{1, -1, -1, []Extent{{0, 3 * piece, true, 0}}, 3 * piece}}},
 		{"inserted at the front", manifestOf(chunked("f", "abc")), manifestOf(chunked("f", "xabc")),
-			[]FilePlan{{1, -1, -1, []Extent{{0, 10, true, 0}, {10, 30, false, 0}}, 10}}},
+			[]FilePlan{{1, -1, -1, []Extent{{0, piece, true, 0}, {piece, 3 * piece, false, 0}}, piece}}},
 		{"changed in the middle", manifestOf(chunked("f", "abcde")), manifestOf(chunked("f", "abxyde")),
-			[]FilePlan{{1, -1, -1, []Extent{{0, 20, false, 0}, {20, 20, true, 0}, {40, 20, false, 30}}, 20}}},
+			[]FilePlan{{1, -1, -1, []Extent{{0, 2 * piece, false, 0}, {2 * piece, 2 * piece, true, 0}, {4 * piece, 2 * piece, false, 3 * piece}}, 2 * piece}}},
 		{"repeated chunks are copied in one", manifestOf(chunked("f", "aaab")), manifestOf(chunked("f", "aaac")),
-			[]FilePlan{{1, -1, -1, []Extent{{0, 30, false, 0}, {30, 10, true, 0}}, 10}}},
+			[]FilePlan{{1, -1, -1, []Extent{{0, 3 * piece, false, 0}, {3 * piece, piece, true, 0}}, piece}}},
 		{"swapped", manifestOf(chunked("f", "ab")), manifestOf(chunked("f", "ba")),
-			[]FilePlan{{1, -1, -1, []Extent{{0, 10, false, 10}, {10, 10, false, 0}}, 0}}},
+			[]FilePlan{{1, -1, -1, []Extent{{0, piece, false, piece}, {piece, piece, false, 0}}, 0}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -146,10 +151,14 @@ func checkFilePlan(t *testing.T, from, to *Manifest, f FilePlan) {
 	}
 }
 
-// each calls do for every chunk of a file with where it lies.
+// each calls do for every chunk of a file with where it lies. What a file without chunks
+// has between its holes counts as one.
 func each(e *Entry, do func(off int64, c Chunk)) {
 	rest := e.Chunks
 	for _, x := range e.dataExtents() {
+		if e.Size < MinChunkedSize {
+			rest = []Chunk{{Len: uint32(x.Len)}}
+		}
 		for off := x.Off; off < x.Off+x.Len; {
 			do(off, rest[0])
 			off += int64(rest[0].Len)

@@ -1,7 +1,6 @@
 package dir
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -306,20 +305,27 @@ func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.Filesyste
 
 // build makes the version in receivingDir, all but visible.
 func (p *partial) build(ctx context.Context, to *pdu.FilesystemVersion, sr *streamReader) (*Manifest, error) {
-	a := &assembler{ctx: ctx, part: p, body: bufio.NewReaderSize(sr, bodyBuffer), groups: map[uint64]string{}}
+	a := &assembler{ctx: ctx, part: p, groups: map[uint64]string{}}
 	if err := a.openFrom(sr.Header); err != nil {
 		return nil, err
 	}
 	if a.fromTree != nil {
 		defer a.fromTree.Close()
 	}
+	if err := a.receive(sr, to); err != nil {
+		return nil, err
+	}
+	return a.to, errors.Join(sr.finish(), p.endSync())
+}
+
+// receive takes all of the body.
+func (a *assembler) receive(sr *streamReader, to *pdu.FilesystemVersion) error {
+	a.body = newReadAhead(sr)
+	defer a.body.Close()
 	if err := a.manifest(sr.Header, to); err != nil {
-		return nil, err
+		return err
 	}
-	if err := a.build(); err != nil {
-		return nil, err
-	}
-	return a.to, sr.finish()
+	return a.build()
 }
 
 // openFrom opens what the step starts from; nothing for a full step.

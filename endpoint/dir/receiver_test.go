@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/endpointtest"
@@ -104,7 +105,7 @@ func TestListWithoutBookmarks(t *testing.T) {
 
 func TestReceiveResumesAfterCut(t *testing.T) {
 	r, one, two, whole := broken(t)
-	cuts := []int{0, 1, streamHeaderLen - 1, streamHeaderLen, streamHeaderLen + 1, streamHeaderLen + deltaPrefixLen, len(whole) - 33, len(whole) - 32, len(whole) - 1}
+	cuts := []int{0, 1, streamHeaderLen - 1, streamHeaderLen, streamHeaderLen + 1, streamHeaderLen + deltaPrefixLen, len(whole) - 2, len(whole) - 1, len(whole)}
 	for i := range 40 {
 		cuts = append(cuts, streamHeaderLen+i*(len(whole)-streamHeaderLen)/40)
 	}
@@ -122,7 +123,7 @@ func TestReceiveResumesAfterCut(t *testing.T) {
 				t.Fatalf("token %q", token)
 			}
 			rest := r.stream(one, two, token)
-			if got, want := n-streamHeaderLen+len(rest), len(whole); token != "" && n < len(whole)-32 && got != want {
+			if got, want := n-streamHeaderLen+len(rest), len(whole); token != "" && got != want {
 				t.Errorf("the two streams have %d bytes, want %d", got, want)
 			}
 			r.must(r.receive(two, bytes.NewReader(rest)))
@@ -204,11 +205,31 @@ func TestReceiveDamagedStream(t *testing.T) {
 	}
 }
 
+// TestReceiveDamagedStep is the same for some of the bytes of a step with all kinds of
+// entries: every part of it is under a digest.
+func TestReceiveDamagedStep(t *testing.T) {
+	r, one, two, whole := broken(t)
+	literals := streamHeaderLen + deltaPrefixLen + len(r.delta(one, two))
+	var at []int
+	for i := range 30 {
+		at = append(at, i*literals/30, literals+i*(len(whole)-literals)/30)
+	}
+	for i, pos := range append(at, literals-1, literals, len(whole)-1) {
+		damaged := slices.Clone(whole)
+		damaged[pos] ^= 1 << (i % 8)
+		if err := r.receive(two, bytes.NewReader(damaged)); err == nil {
+			t.Fatalf("byte %d of %d flipped, and nobody notices", pos, len(whole))
+		}
+	}
+	r.must(r.receive(two, bytes.NewReader(r.stream(one, two, r.token()))))
+	r.check("two")
+}
+
 func TestReceiveMoreThanAStream(t *testing.T) {
 	r := newRig(t)
 	one := r.snapshot("one")
 	if err := r.receive(one, bytes.NewReader(append(r.stream(nil, one, ""), 0))); err == nil {
-		t.Error("a byte behind the trailer goes unnoticed")
+		t.Error("a byte behind the body goes unnoticed")
 	}
 }
 
@@ -406,26 +427,41 @@ func TestReceiveLostBelowSync(t *testing.T) {
 	r.check("two")
 }
 
-// TestReceiveFromDamaged: a step whose start is damaged here says so, and how to go on.
-func TestReceiveFromDamaged(t *testing.T) {
-	flip := func(at int64) func(*rig, string) {
-		return func(r *rig, path string) {
-			damage(r.T, path, func(f *os.File) error {
-				b := make([]byte, 1)
-				_, err := f.ReadAt(b, at)
-				b[0] ^= 1
-				_, writeErr := f.WriteAt(b, at)
-				return errors.Join(err, writeErr)
-			})
+// flip changes one bit of a file.
+func flip(at int64) func(*os.File) error {
+	return func(f *os.File) error {
+		b := make([]byte, 1)
+		_, err := f.ReadAt(b, at)
+		b[0] ^= 1
+		_, writeErr := f.WriteAt(b, at)
+		return errors.Join(err, writeErr)
+	}
+}
+
+// TestReceiveCopiesDamage: what a step takes from the version before is not checked
+// again, whole files or chunks. Verify finds the damage in both versions.
+func TestReceiveCopiesDamage(t *testing.T) {
+	r, _, two, whole := broken(t)
+	damage(t, filepath.Join(r.root, testFS, "@one", treeName, "patched"), flip(3<<20))
+	r.must(r.receive(two, bytes.NewReader(whole)))
+	for _, version := range []string{"one", "two"} {
+		report, err := Verify(t.Context(), r.root, testFS, version, VerifyOptions{})
+		r.must(err)
+		if m := report.Mismatches; len(m) != 1 || m[0].Path != "patched" {
+			t.Errorf("%s: mismatches %v", version, m)
 		}
 	}
+}
+
+// TestReceiveFromDamaged: a step whose start is damaged here says so, and how to go on.
+func TestReceiveFromDamaged(t *testing.T) {
 	remove := func(r *rig, path string) { r.must(os.RemoveAll(path)) }
 	tests := []struct {
 		name   string
 		path   string // below @one
 		damage func(r *rig, path string)
 	}{
-		{"manifest changed", manifestName, flip(300)},
+		{"manifest changed", manifestName, func(r *rig, path string) { damage(r.T, path, flip(300)) }},
 		{"tree gone", treeName, remove},
 		{"file gone", treeName + "/deep.er", remove},
 		{"directory gone", treeName + "/deep", remove},
@@ -433,7 +469,6 @@ func TestReceiveFromDamaged(t *testing.T) {
 			damage(r.T, path, func(f *os.File) error { return f.Truncate(5) })
 		}},
 		{"source of chunks gone", treeName + "/patched", remove},
-		{"source of chunks changed", treeName + "/patched", flip(3 << 20)},
 		{"source of chunks shorter", treeName + "/patched", func(r *rig, path string) {
 			damage(r.T, path, func(f *os.File) error { return f.Truncate(5) })
 		}},
@@ -598,28 +633,82 @@ func TestPartialSyncs(t *testing.T) {
 	defer p.close()
 	steps := []struct {
 		advance        int
-		here, rebooted int64
+		here, rebooted int64 // when the sync that this began, if it did, has ended
 	}{
 		{1, 0, 0},
 		{saveEvery, saveEvery + 1, 0},
 		{syncEvery - saveEvery - 1, syncEvery, syncEvery},
 		{saveEvery, syncEvery + saveEvery, syncEvery},
+		{syncEvery - saveEvery, 2 * syncEvery, 2 * syncEvery},
 	}
 	for i, step := range steps {
-		if err := p.advance(step.advance); err != nil {
+		if err := errors.Join(p.advance(step.advance), p.endSync()); err != nil {
 			t.Fatal(err)
 		}
-		here, _ := f.brokenStep("boot")
-		rebooted, _ := f.brokenStep("other")
-		if here.Offset != step.here || rebooted.Offset != step.rebooted {
-			t.Errorf("step %d: %d bytes, %d after a reboot; want %d and %d", i, here.Offset, rebooted.Offset, step.here, step.rebooted)
-		}
+		checkProgress(t, f, strconv.Itoa(i), step.here, step.rebooted)
 	}
 	if err := p.rewind(5); err != nil {
 		t.Fatal(err)
 	}
-	if after, _ := f.brokenStep("other"); after.Offset != 5 {
-		t.Errorf("after a rewind to 5: %d", after.Offset)
+	checkProgress(t, f, "after a rewind to 5", 5, 5)
+}
+
+// checkProgress checks how much of a broken step counts here, and after a reboot.
+func checkProgress(t *testing.T, f *filesystem, when string, here, rebooted int64) {
+	t.Helper()
+	gotHere, _ := f.brokenStep("boot")
+	gotRebooted, _ := f.brokenStep("other")
+	if gotHere.Offset != here || gotRebooted.Offset != rebooted {
+		t.Errorf("%s: %d bytes, %d after a reboot; want %d and %d", when, gotHere.Offset, gotRebooted.Offset, here, rebooted)
+	}
+}
+
+// TestPartialSyncsInTheBackground: a sync covers what was received when it began. What
+// needs its end waits for it.
+func TestPartialSyncsInTheBackground(t *testing.T) {
+	const received = syncEvery + 3*saveEvery // while the sync runs
+	tests := []struct {
+		name           string
+		do             func(p *partial) error
+		waits          bool
+		here, rebooted int64 // after it, and after the end of all syncs
+	}{
+		{"little more", func(p *partial) error { return p.advance(saveEvery) }, false, received + saveEvery, syncEvery},
+		{"twice as much", func(p *partial) error { return p.advance(syncEvery) }, true, received + syncEvery, received + syncEvery},
+		{"close", (*partial).close, true, received, syncEvery},
+		{"stop", func(p *partial) error { return p.stop(errCut) }, true, received, received},
+		{"give up", func(p *partial) error { return p.stop(errLost) }, true, 0, 0},
+		{"rewind behind it", func(p *partial) error { return p.rewind(syncEvery + 7) }, true, syncEvery + 7, syncEvery},
+		{"rewind before it", func(p *partial) error { return p.rewind(7) }, true, 7, 7},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := testFilesystem(t)
+			synctest.Test(t, func(t *testing.T) {
+				p := startTestPartial(t, f)
+				defer p.close()
+				if err := p.advance(syncEvery); err != nil {
+					t.Fatal(err)
+				}
+				sync, slow := p.syncing, make(chan error, 1)
+				p.syncing = slow // does not end yet
+				if err := p.advance(received - syncEvery); err != nil {
+					t.Fatal(err)
+				}
+				checkProgress(t, f, "while it runs", received, 0)
+				ended, result := false, make(chan error, 1)
+				go func() { result <- tt.do(p); ended = true }()
+				synctest.Wait()
+				if ended == tt.waits {
+					t.Errorf("ended before the sync: %v", ended)
+				}
+				slow <- <-sync
+				if err := errors.Join(<-result, p.endSync()); err != nil {
+					t.Error(err)
+				}
+				checkProgress(t, f, "in the end", tt.here, tt.rebooted)
+			})
+		})
 	}
 }
 
@@ -652,23 +741,33 @@ func TestPartialKeepsItsSync(t *testing.T) {
 	}
 }
 
-// TestPartialSyncFails: then nothing counts but what was synced before.
+// TestPartialSyncFails: then nothing counts but what was synced before, whatever is
+// tried again.
 func TestPartialSyncFails(t *testing.T) {
-	f := testFilesystem(t)
-	p := startTestPartial(t, f)
-	if err := errors.Join(p.advance(syncEvery), p.advance(saveEvery)); err != nil {
-		t.Fatal(err)
+	tests := map[string]func(p *partial) error{
+		"more is received":   func(p *partial) error { return p.advance(syncEvery) },
+		"the end of a build": (*partial).endSync,
+		"a wrong file":       func(p *partial) error { return p.rewind(syncEvery + 1) },
 	}
-	f.lost = unix.EIO
-	err := p.advance(syncEvery)
-	if !errors.Is(err, unix.EIO) {
-		t.Errorf("advance: %v", err)
-	}
-	if err := p.stop(err); err != nil {
-		t.Error(err)
-	}
-	if here, _ := f.brokenStep("boot"); here.Offset != syncEvery {
-		t.Errorf("%d bytes count, want %d", here.Offset, syncEvery)
+	for name, do := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := testFilesystem(t)
+			p := startTestPartial(t, f)
+			if err := errors.Join(p.advance(syncEvery), p.endSync(), p.advance(saveEvery)); err != nil {
+				t.Fatal(err)
+			}
+			f.lost = unix.EIO
+			if err := p.advance(syncEvery - saveEvery); err != nil {
+				t.Fatalf("the sync fails before it is waited for: %v", err)
+			}
+			if err := do(p); name != "a wrong file" && !errors.Is(err, unix.EIO) {
+				t.Errorf("error %v", err)
+			}
+			if err := p.stop(errCut); err != nil {
+				t.Error(err)
+			}
+			checkProgress(t, f, "stopped", syncEvery, syncEvery)
+		})
 	}
 }
 
@@ -788,9 +887,7 @@ func hostileStream(m *Manifest, literals []byte) []byte {
 	delta := encodeDelta(nil, m)
 	h := streamHeader{ToGUID: m.GUID, ToDigest: m.Digest, BodyLength: int64(deltaPrefixLen + len(delta) + len(literals))}
 	stream := append(h.encode(), 0, 0, 0, 0, byte(len(delta)>>24), byte(len(delta)>>16), byte(len(delta)>>8), byte(len(delta)))
-	stream = append(append(stream, delta...), literals...)
-	sum := blake3.Sum256(stream)
-	return append(stream, sum[:]...)
+	return append(append(stream, delta...), literals...)
 }
 
 // TestReceiveHostile sends manifests that no sender makes.

@@ -263,8 +263,8 @@ func TestReplicateFull(t *testing.T) {
 }
 
 // TestReplicateIncremental changes the source in one way at a time. allowed bounds
-// the stream: header, trailer, and what the change makes of the manifest come to
-// less than one KiB where no limit is given.
+// the stream: header and what the change makes of the manifest come to less than one
+// KiB where no limit is given.
 func TestReplicateIncremental(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -308,6 +308,8 @@ func TestReplicateIncremental(t *testing.T) {
 		{"insertion at the front of a large file",
 			func(r *rig) { r.write("big", random(3, 64<<20)) },
 			func(r *rig) { r.write("big", slices.Concat(random(4, 1<<20), random(3, 64<<20))) }, 2 << 20},
+		{"a large file becomes small", nil, func(r *rig) { r.must(os.Truncate(r.path("large"), 100_000)) }, 101_000},
+		{"a small file becomes large", nil, func(r *rig) { r.write("small", random(5, 1<<20)) }, 1<<20 + 1<<10},
 		{"a hole is filled", nil, func(r *rig) { r.sparse("holes", 10<<20, 0, 2<<20, 5<<20) }, 300 << 10},
 		{"a hole is made", nil, func(r *rig) { r.sparse("holes", 10<<20, 5<<20) }, 130 << 10},
 	}
@@ -347,6 +349,43 @@ func (r *rig) delta(from, to *pdu.FilesystemVersion) []byte {
 		r.must(err)
 	}
 	return encodeDelta(m[0], m[1])
+}
+
+// TestReplicateLookalike: a file whose content is what the manifest says of another one
+// is not that file.
+func TestReplicateLookalike(t *testing.T) {
+	r := newRig(t)
+	r.write("large", random(1, 2<<20))
+	one := r.snapshot("one")
+	e := entryOf(t, r.manifest("one"), "large")
+	var layout encoder
+	layout.layout(e.Holes, e.Chunks)
+	r.write("layout", layout.buf)
+	two := r.snapshot("two")
+	r.step(nil, one)
+	r.step(one, two)
+	r.check("two")
+}
+
+// TestReplicateSparse: a hole takes time nowhere, however large it is.
+func TestReplicateSparse(t *testing.T) {
+	const size = 1 << 40
+	r := newRig(t)
+	if err := errors.Join(os.WriteFile(r.path("f"), nil, 0o644), os.Truncate(r.path("f"), size)); err != nil {
+		t.Skipf("SKIPPED: no file of %d bytes here: %v", size, err)
+	}
+	r.sparse("f", size, 1<<20, size-64<<10)
+	r.step(nil, r.snapshot("one"))
+	r.checkVerify("one")
+	target := filepath.Join(t.TempDir(), "restored")
+	_, err := Restore(t.Context(), r.root, testFS, "one", target, RestoreOptions{})
+	r.must(err)
+	restored, err := os.OpenRoot(target)
+	r.must(err)
+	dir, err := newTreeDir(restored)
+	r.must(err)
+	defer dir.Close()
+	r.must(checkContent(t.Context(), dir, "f", entryOf(t, r.manifest("one"), "f")))
 }
 
 func TestReplicateManySteps(t *testing.T) {

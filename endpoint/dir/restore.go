@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"golang.org/x/sys/unix"
@@ -14,8 +15,8 @@ import (
 
 // RestoreOptions are options of Restore.
 type RestoreOptions struct {
-	// Progress, if set, is called after each entry with the bytes of all files
-	// restored so far.
+	// Progress, if set, is called after each entry with the bytes of all files restored
+	// so far. Calls do not overlap.
 	Progress func(bytes int64)
 }
 
@@ -35,6 +36,14 @@ type RestoreReport struct {
 	NotApplied []Mismatch
 	// Inconsistent are files that changed while the snapshot read them.
 	Inconsistent []string
+}
+
+// sort puts what workers found into the order of the manifest.
+func (r *RestoreReport) sort() {
+	for _, m := range [][]Mismatch{r.Damaged, r.NotApplied} {
+		slices.SortStableFunc(m, func(a, b Mismatch) int { return ComparePaths(a.Path, b.Path) })
+	}
+	slices.SortFunc(r.Inconsistent, ComparePaths)
 }
 
 // Mismatch is what is wrong with one entry.
@@ -63,14 +72,14 @@ func Restore(ctx context.Context, store, filesystem, version, target string, opt
 	if err != nil {
 		return nil, err
 	}
+	defer top.Close()
 	r := &restorer{
-		ctx: ctx, version: v, opts: opts,
-		io: newFileIO(top.root), target: newTreeCursor(top),
-		groups: map[uint64]string{},
+		version: v, opts: opts, io: newFileIO(top.root), target: top, groups: map[uint64]string{},
 		report: &RestoreReport{Filesystem: filesystem, Version: v.manifest.Name},
 	}
-	defer r.target.Close()
-	if err := r.run(); err != nil {
+	err = r.run(ctx)
+	r.report.sort()
+	if err != nil {
 		return r.report, fmt.Errorf("restore %s@%s to %s: %w", filesystem, v.manifest.Name, target, noSpace(err))
 	}
 	if n := len(r.report.Damaged); n > 0 {
@@ -136,45 +145,106 @@ func openTarget(path string) (*treeDir, error) {
 
 // restorer does one Restore.
 type restorer struct {
-	ctx     context.Context
 	version *openedVersion
 	opts    RestoreOptions
 	io      *fileIO
-	target  *treeCursor
-	groups  map[uint64]string // path of the first name of each link group
-	report  *RestoreReport
+	target  *treeDir
+
+	groups map[uint64]string // path of the first name of each link group
+	mu     sync.Mutex        // guards report while workers run
+	report *RestoreReport
 }
 
-func (r *restorer) run() error {
+// restoreWorker has a way of its own through both trees.
+type restoreWorker struct {
+	*restorer
+	from, to *treeCursor
+}
+
+func (r *restorer) newWorker() (*restoreWorker, error) {
+	from, err := r.version.tree.again()
+	if err != nil {
+		return nil, err
+	}
+	to, err := newTreeCursor(r.target).again()
+	if err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	return &restoreWorker{restorer: r, from: from, to: to}, nil
+}
+
+// Close ends the worker.
+func (w *restoreWorker) Close() error { return errors.Join(w.from.Close(), w.to.Close()) }
+
+func (r *restorer) run(ctx context.Context) error {
 	entries := r.version.manifest.Entries
 	r.dropACLs(&entries[0])
+	w, err := r.newWorker()
+	if err != nil {
+		return err
+	}
+	err = w.each(ctx, func(e *Entry) bool { return e.Type == TypeDir })
+	if err == nil {
+		err = inParallel(ctx, entries, r.newWorker)
+	}
+	if err == nil {
+		err = w.each(ctx, func(e *Entry) bool { return e.LinkGroup != 0 })
+	}
+	if err == nil {
+		err = w.directories()
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	return syncTree(r.target)
+}
+
+// each restores the entries that are chosen, in their order.
+func (w *restoreWorker) each(ctx context.Context, chosen func(*Entry) bool) error {
+	entries := w.version.manifest.Entries
 	for i := range entries {
-		if r.ctx.Err() != nil {
-			return context.Cause(r.ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		if err := r.entry(&entries[i]); err != nil {
-			return fmt.Errorf("%q: %w", entries[i].Path, err)
+		if e := &entries[i]; chosen(e) {
+			if err := w.add(ctx, e); err != nil {
+				return err
+			}
 		}
 	}
-	// Directories last, the innermost first: what is put into one changes its time, and
-	// its mode may forbid that.
+	return nil
+}
+
+// entry restores an entry that neither others lie in nor has further names.
+func (w *restoreWorker) entry(ctx context.Context, i int) error {
+	e := &w.version.manifest.Entries[i]
+	if e.Type == TypeDir || e.LinkGroup != 0 {
+		return nil
+	}
+	return w.add(ctx, e)
+}
+
+// directories completes the directories, the innermost first: what is put into one
+// changes its time, and its mode may forbid that.
+func (w *restoreWorker) directories() error {
+	entries := w.version.manifest.Entries
 	for i := len(entries) - 1; i >= 0; i-- {
 		if e := &entries[i]; e.Type == TypeDir {
-			dir, name, err := r.target.parent(e.Path)
+			dir, name, err := w.to.parent(e.Path)
 			if err != nil {
 				return err
 			}
-			r.metadata(dir, name, e)
+			w.metadata(dir, name, e)
 		}
 	}
-	return syncTree(r.target.top)
+	return nil
 }
 
 // dropACLs takes the ACLs off the target, before anything in it is made: those that it
 // has from its parent directory, and would give to all of its content.
 func (r *restorer) dropACLs(root *Entry) {
 	for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
-		err := unix.Fremovexattr(int(r.target.top.fd.Fd()), name)
+		err := unix.Fremovexattr(int(r.target.fd.Fd()), name)
 		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
 			r.lacks(root, "removal of "+name, err)
 		}
@@ -187,44 +257,46 @@ func syncTree(top *treeDir) error {
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(top.fd.Fd())))
 }
 
-func (r *restorer) entry(e *Entry) error {
-	dir, name, err := r.target.parent(e.Path)
+func (w *restoreWorker) add(ctx context.Context, e *Entry) error {
+	dir, name, err := w.to.parent(e.Path)
+	made := false
+	if err == nil {
+		made, err = w.restore(ctx, dir, name, e)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%q: %w", e.Path, err)
 	}
-	made, err := r.restore(dir, name, e)
-	if err != nil || !made {
-		return err
+	if made {
+		w.count(e)
 	}
-	r.count(e)
 	return nil
 }
 
 // restore makes the entry; a directory gets its metadata when all else is there. made is
 // false if it had to be left out.
-func (r *restorer) restore(dir *treeDir, name string, e *Entry) (made bool, err error) {
-	if first, ok := r.groups[e.LinkGroup]; ok {
-		err := r.link(dir, name, first)
+func (w *restoreWorker) restore(ctx context.Context, dir *treeDir, name string, e *Entry) (made bool, err error) {
+	if first, ok := w.groups[e.LinkGroup]; ok {
+		err := w.link(dir, name, first)
 		if !notPossible(err) && !errors.Is(err, unix.EMLINK) {
 			return err == nil, err // its metadata came with the first name
 		}
-		r.lacks(e, "hard link", err)
+		w.lacks(e, "hard link", err)
 	}
-	err = r.node(dir, name, e)
+	err = w.node(ctx, dir, name, e)
 	switch {
 	case errors.Is(err, errLeftOut):
 		return false, nil
 	case notPossible(err) && e.Type != TypeFile && e.Type != TypeDir:
-		r.lacks(e, e.Type.String(), err)
+		w.lacks(e, e.Type.String(), err)
 		return false, nil
 	case err != nil:
 		return false, err
 	}
 	if e.LinkGroup != 0 {
-		r.groups[e.LinkGroup] = e.Path
+		w.groups[e.LinkGroup] = e.Path
 	}
 	if e.Type != TypeDir {
-		r.metadata(dir, name, e)
+		w.metadata(dir, name, e)
 	}
 	return true, nil
 }
@@ -236,6 +308,8 @@ func notPossible(err error) bool {
 }
 
 func (r *restorer) count(e *Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.report.Entries++
 	if e.Type == TypeFile {
 		r.report.Files++
@@ -250,12 +324,12 @@ func (r *restorer) count(e *Entry) {
 }
 
 // node makes the entry without its metadata.
-func (r *restorer) node(dir *treeDir, name string, e *Entry) error {
+func (w *restoreWorker) node(ctx context.Context, dir *treeDir, name string, e *Entry) error {
 	switch e.Type {
 	case TypeDir:
 		return makeDir(dir, name, e)
 	case TypeFile:
-		return r.file(dir, name, e)
+		return w.file(ctx, dir, name, e)
 	case TypeSymlink:
 		return dir.root.Symlink(e.Target, name)
 	default:
@@ -275,13 +349,12 @@ func nodeMode(e *Entry) uint32 {
 	}
 }
 
-func (r *restorer) link(dir *treeDir, name, first string) error {
-	// A second cursor would serve only this; hard links are few.
-	src, err := openTreeDir(r.target.top.root, ".")
+func (w *restoreWorker) link(dir *treeDir, name, first string) error {
+	// A cursor for each name serves: hard links are few.
+	cursor, err := w.to.again()
 	if err != nil {
 		return err
 	}
-	cursor := newTreeCursor(src)
 	defer cursor.Close()
 	from, old, err := cursor.parent(first)
 	if err != nil {
@@ -294,46 +367,45 @@ func (r *restorer) link(dir *treeDir, name, first string) error {
 var errLeftOut = errors.New("not in the store")
 
 // file restores content and holes.
-func (r *restorer) file(dir *treeDir, name string, e *Entry) error {
-	src, err := r.source(e)
+func (w *restoreWorker) file(ctx context.Context, dir *treeDir, name string, e *Entry) error {
+	src, err := w.source(e)
 	if err != nil {
-		r.damaged(e, err)
+		w.damaged(e, err)
 		return errLeftOut
 	}
 	defer src.Close()
-	dst, err := dir.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	dst, err := dir.create(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.content(src, dst, e), dst.Close())
+	return errors.Join(w.content(ctx, src, dst, e), dst.Close())
 }
 
-func (r *restorer) content(src, dst *os.File, e *Entry) error {
-	info, err := r.io.fill(r.ctx, src, dst, false)
-	if errors.Is(err, unix.EIO) {
-		r.damaged(e, err)
+func (w *restoreWorker) content(ctx context.Context, src, dst *os.File, e *Entry) error {
+	var err error
+	if w.io.clone(src, dst) {
+		err = copyChecked(ctx, dst, nil, e)
+		w.punch(dst, e)
+	} else {
+		err = copyChecked(ctx, src, dst, e)
+	}
+	if errors.Is(err, unix.EIO) || errors.Is(err, errContent) {
+		w.damaged(e, err)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	if info.Size != e.Size || info.Hash != e.Hash {
-		r.damaged(e, errContent)
-	} else if !slices.Equal(info.Holes, e.Holes) {
-		r.punch(dst, e)
-	}
-	return nil
+	return err
 }
 
-func (r *restorer) source(e *Entry) (*os.File, error) {
-	dir, name, err := r.version.tree.parent(e.Path)
+func (w *restoreWorker) source(e *Entry) (*os.File, error) {
+	dir, name, err := w.from.parent(e.Path)
 	if err != nil {
 		return nil, err
 	}
 	return dir.openRegular(name)
 }
 
-// punch makes the entry's holes, which another file with the same content lacks.
+// punch makes the entry's holes, which the clone of another file with the same content
+// may lack.
 func (r *restorer) punch(dst *os.File, e *Entry) {
 	for _, h := range e.Holes {
 		err := unix.Fallocate(int(dst.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, h.Off, h.Len)
@@ -391,6 +463,8 @@ func fileMode(mode uint32) fs.FileMode {
 }
 
 func (r *restorer) damaged(e *Entry, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.report.Damaged = append(r.report.Damaged, Mismatch{Path: e.Path, Problem: err.Error()})
 }
 
@@ -398,5 +472,7 @@ func (r *restorer) lacks(e *Entry, what string, err error) {
 	if cause := (unix.Errno)(0); errors.As(err, &cause) {
 		err = cause
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.report.NotApplied = append(r.report.NotApplied, Mismatch{Path: e.Path, Problem: what + ": " + err.Error()})
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,7 +44,8 @@ func TestRestoreFromSendersStore(t *testing.T) {
 	var progress []int64
 	report, err := Restore(t.Context(), r.store, testFS, "", target, RestoreOptions{Progress: func(n int64) { progress = append(progress, n) }})
 	r.must(err)
-	if report.Version != "one" || report.Files == 0 || int(report.Entries) != len(progress) || progress[len(progress)-1] != report.Bytes {
+	if report.Version != "one" || report.Files == 0 || int(report.Entries) != len(progress) ||
+		!slices.IsSorted(progress) || progress[len(progress)-1] != report.Bytes {
 		t.Errorf("report %+v, %d calls of Progress", report, len(progress))
 	}
 	if d, err := Compare(t.Context(), r.source, target); err != nil || len(d) > 0 {
@@ -138,6 +140,59 @@ func TestRestoreDamagedStore(t *testing.T) {
 	}
 	if data, err := os.ReadFile(filepath.Join(target, "deep/er/and/deeper")); err != nil || !bytes.Equal(data, random(2, 40_000)) {
 		t.Errorf("a whole file beside them: %v", err)
+	}
+}
+
+// TestReportsAreSorted: what several workers find is in the order of the manifest.
+func TestReportsAreSorted(t *testing.T) {
+	r := newRig(t)
+	var want []string
+	for i := range 400 {
+		r.write(fmt.Sprintf("d%d/%03d", i/100, i), random(uint64(i), 50_000))
+	}
+	r.step(nil, r.snapshot("one"))
+	for i := 0; i < 400; i += 7 {
+		want = append(want, fmt.Sprintf("d%d/%03d", i/100, i))
+		damage(t, r.tree(want[len(want)-1]), flip(int64(i)))
+	}
+	var progress []int64 // a race if calls overlap
+	verified, err := Verify(t.Context(), r.root, testFS, "one", VerifyOptions{Progress: func(n int64) { progress = append(progress, n) }})
+	r.must(err)
+	if len(progress) != 400 || !slices.IsSorted(progress) {
+		t.Errorf("progress %v", progress)
+	}
+	restored, err := r.restore(filepath.Join(t.TempDir(), "restored"))
+	if err == nil || restored.Files != 400 {
+		t.Errorf("restored %d files, error %v", restored.Files, err)
+	}
+	for what, mismatches := range map[string][]Mismatch{"verified": verified.Mismatches, "restored": restored.Damaged} {
+		var got []string
+		for _, m := range mismatches {
+			got = append(got, m.Path)
+		}
+		expect(t, what, got, want)
+	}
+}
+
+// TestRestoreReadOnlyDirectories: a directory that forbids it is filled all the same.
+func TestRestoreReadOnlyDirectories(t *testing.T) {
+	r := newRig(t)
+	r.write("a/b/file", []byte("x"))
+	r.write("a/b/other", random(1, 2<<20))
+	r.must(os.Mkdir(r.path("c"), 0o755))
+	r.must(os.Link(r.path("a/b/file"), r.path("c/file again")))
+	r.must(os.Symlink("b", r.path("a/link")))
+	target := filepath.Join(t.TempDir(), "restored")
+	for _, dir := range []string{"a/b", "a", "c"} {
+		r.must(os.Chmod(r.path(dir), 0o555))
+		defer os.Chmod(r.path(dir), 0o755)
+		defer os.Chmod(filepath.Join(target, dir), 0o755)
+	}
+	r.step(nil, r.snapshot("one"))
+	_, err := r.restore(target)
+	r.must(err)
+	if d, err := Compare(t.Context(), r.source, target); err != nil || len(d) > 0 {
+		t.Errorf("restored: %v, error %v", d, err)
 	}
 }
 
@@ -236,6 +291,27 @@ func TestRestoreEndsWithItsContext(t *testing.T) {
 	}
 	if _, err := Compare(ctx, r.source, r.source); !errors.Is(err, errCut) {
 		t.Errorf("Compare: error %v", err)
+	}
+}
+
+// TestReadersEndWhileTheyRun: the context ends after the first entry.
+func TestReadersEndWhileTheyRun(t *testing.T) {
+	r := stored(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := func(int64) { cancel(errCut) }
+	if _, err := Verify(ctx, r.root, testFS, "one", VerifyOptions{Progress: stop}); !errors.Is(err, errCut) {
+		t.Errorf("Verify: error %v", err)
+	}
+	ctx, cancel = context.WithCancelCause(t.Context())
+	calls := 0
+	opts := RestoreOptions{Progress: func(bytes int64) {
+		if calls++; bytes > 0 { // the first file: workers run
+			cancel(errCut)
+		}
+	}}
+	report, err := Restore(ctx, r.root, testFS, "one", filepath.Join(t.TempDir(), "x"), opts)
+	if !errors.Is(err, errCut) || int(report.Entries) != calls {
+		t.Errorf("Restore: %d entries, error %v", report.Entries, err)
 	}
 }
 

@@ -217,7 +217,7 @@ func (w *walk) complete(d *treeDir, name string, e *Entry) (err error) {
 	if err != nil {
 		return err
 	}
-	return e.validate()
+	return e.validateNode()
 }
 
 func (w *walk) problem(path, how string, err error) {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 	"sync"
-
-	"github.com/zeebo/blake3"
 )
 
 // sendStream is the stream of one step, made as it is read: it depends on nothing
@@ -18,11 +16,9 @@ type sendStream struct {
 
 	mu      sync.Mutex // Close waits for a Read
 	err     error      // sticky
-	hash    *blake3.Hasher
-	pending []byte // goes out first: header and head, or the trailer
-	closing bool   // pending is the trailer, nothing follows
-	skip    int64  // literal bytes not to be sent
-	check   bool   // the next file, if it is sent from its start
+	pending []byte     // goes out first: header and head
+	skip    int64      // literal bytes not to be sent
+	check   bool       // the next file, if it is sent from its start
 
 	tree   *treeCursor
 	file   int // index into plan.Files
@@ -36,7 +32,7 @@ type sendStream struct {
 func (st *step) stream(ctx context.Context) *sendStream {
 	head := st.head[min(st.offset, int64(len(st.head))):]
 	return &sendStream{
-		ctx: ctx, step: st, hash: blake3.New(), tree: newTreeCursor(st.tree),
+		ctx: ctx, step: st, tree: newTreeCursor(st.tree),
 		pending: append(st.header().encode(), head...),
 		skip:    max(0, st.offset-int64(len(st.head))),
 		check:   st.offset >= int64(len(st.head)),
@@ -69,17 +65,11 @@ func (s *sendStream) read(p []byte) (int, error) {
 	case len(s.pending) > 0:
 		n := copy(p, s.pending)
 		s.pending = s.pending[n:]
-		if !s.closing {
-			s.hash.Write(p[:n])
-		}
 		return n, nil
-	case s.closing:
-		return 0, io.EOF
 	case s.left == 0:
 		return 0, s.next()
 	}
 	n, err := s.open.ReadAt(p[:min(int64(len(p)), s.left)], s.off)
-	s.hash.Write(p[:n])
 	s.off, s.left = s.off+int64(n), s.left-int64(n)
 	if err != nil && s.left > 0 {
 		return n, s.damaged(noEOF(err))
@@ -91,8 +81,7 @@ func (s *sendStream) entry() *Entry {
 	return &s.step.to.Entries[s.step.plan.Files[s.file].Entry]
 }
 
-// next goes to the next literal that is to be sent, and behind the last one to the
-// trailer.
+// next goes to the next literal that is to be sent; io.EOF behind the last one.
 func (s *sendStream) next() error {
 	for ; s.file < len(s.step.plan.Files); s.file, s.extent = s.file+1, 0 {
 		f := &s.step.plan.Files[s.file]
@@ -115,8 +104,7 @@ func (s *sendStream) next() error {
 			return err
 		}
 	}
-	s.pending, s.closing = s.hash.Sum(nil), true
-	return nil
+	return io.EOF
 }
 
 // start begins a literal of the current file, behind what is to be skipped.
@@ -137,7 +125,7 @@ func (s *sendStream) openFile() error {
 	e := s.entry()
 	d, name, err := s.tree.parent(e.Path)
 	if err == nil && s.check && s.skip == 0 {
-		_, err = checkContent(s.ctx, d, name, e.Hash)
+		err = checkContent(s.ctx, d, name, e)
 	}
 	if err == nil {
 		s.open, err = d.openRegular(name)

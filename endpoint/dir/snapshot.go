@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,12 +48,6 @@ type SnapshotReport struct {
 const (
 	// readAttempts is how often a file that changes while it is read is read.
 	readAttempts = 4
-	// maxSnapshotWorkers read files at once: more gain little and take the source's
-	// disk from others.
-	maxSnapshotWorkers = 4
-	// snapshotBatch is how many entries a worker takes at once: neighbours, so that
-	// directories are seldom opened twice.
-	snapshotBatch = 64
 )
 
 // Snapshot makes a new version of a filesystem from what its directory holds now.
@@ -107,7 +99,7 @@ func (s *Sender) snapshot(ctx context.Context, f *filesystem, source, name strin
 		return nil, errors.Join(err, b.close())
 	}
 	err = s.walk(ctx, b, f.name)
-	if err == nil {
+	if err == nil && !b.shared(f) {
 		err = b.build(ctx)
 	}
 	if err := errors.Join(err, b.close()); err != nil {
@@ -244,6 +236,37 @@ func (b *snapshotter) unchanged(i int) int {
 	return b.prev.unchanged(&b.entries[i], b.records[i])
 }
 
+// shared makes the tree that of the version before, if nothing changed since. Where that
+// is not possible, false, it is to be built.
+func (b *snapshotter) shared(f *filesystem) bool {
+	if !b.nothingChanged() || f.shareTree(snapshottingDir, b.prev.version, b.prev.manifest) != nil {
+		return false
+	}
+	b.entries = b.prev.manifest.Entries
+	b.progress(int(b.prev.manifest.Files), b.prev.manifest.Bytes)
+	return true
+}
+
+func (b *snapshotter) nothingChanged() bool {
+	if b.prev == nil || b.prev.manifest.Inconsistent || len(b.entries) != len(b.prev.manifest.Entries) {
+		return false
+	}
+	for i, old := range b.prev.manifest.Entries {
+		e := b.entries[i]
+		if e.Type == TypeFile {
+			p := b.unchanged(i) // maybe another name of the file
+			if p < 0 {
+				return false
+			}
+			e.takeRead(&b.prev.manifest.Entries[p])
+		}
+		if e.Path != old.Path || !e.sameNode(&old) {
+			return false
+		}
+	}
+	return len(b.report.Inconsistent) == 0
+}
+
 // flushMany is how many files to read make flushing all of the source's file system
 // faster than each by itself (flushPages): 20,000 small ones, just written, take 0.2 s
 // that way, on a disk that seeks the difference is larger.
@@ -273,7 +296,7 @@ func (b *snapshotter) build(ctx context.Context) error {
 	}
 	err = b.directories(w, makeDir)
 	if err == nil {
-		err = b.files(ctx)
+		err = inParallel(ctx, b.entries, b.newWorker)
 	}
 	if err == nil {
 		err = b.links(ctx, w)
@@ -284,11 +307,11 @@ func (b *snapshotter) build(ctx context.Context) error {
 	if err == nil { // a source that was removed meanwhile looked like an empty one
 		_, err = b.src.names()
 	}
-	return errors.Join(err, w.close())
+	return errors.Join(err, w.Close())
 }
 
 // directories calls do for every directory, parents first; the root is ".".
-func (b *snapshotter) directories(w *worker, do func(*treeDir, string, *Entry) error) error {
+func (b *snapshotter) directories(w *snapshotWorker, do func(*treeDir, string, *Entry) error) error {
 	for i := range b.entries {
 		if b.entries[i].Type != TypeDir {
 			continue
@@ -311,27 +334,9 @@ func makeDir(d *treeDir, name string, e *Entry) error {
 	return d.root.Mkdir(name, 0o700)
 }
 
-// files makes everything but directories and files with several names, by several
-// workers. It returns when all
-// have ended.
-func (b *snapshotter) files(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for range min(maxSnapshotWorkers, runtime.GOMAXPROCS(0)) {
-		g.Go(func() error {
-			w, err := b.newWorker()
-			if err != nil {
-				return err
-			}
-			return errors.Join(w.run(ctx, &next), w.close())
-		})
-	}
-	return g.Wait()
-}
-
 // links makes the files that have several names: the first that is still there as
 // any file, the others as links to it, in the entry too.
-func (b *snapshotter) links(ctx context.Context, w *worker) error {
+func (b *snapshotter) links(ctx context.Context, w *snapshotWorker) error {
 	first := map[uint64]int{}
 	for i := range b.entries {
 		e := &b.entries[i]

@@ -411,9 +411,14 @@ func readLimited(root *os.Root, name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, MaxManifestBytes+int64(len(Digest{}))+1))
 }
 
-// openTree opens a snapshot's tree.
+// openTree opens a snapshot's tree, its own or the one that it shares.
 func (f *filesystem) openTree(v versionInfo) (*treeDir, error) {
-	return openTreeDir(f.root, path.Join(path.Dir(v.manifest), treeName))
+	name := path.Join(path.Dir(v.manifest), treeName)
+	tree, err := openTreeDir(f.root, name)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, fs.ErrNotExist) {
+		return openTreeDir(f.root, name) // it was handed on just now (bequeath)
+	}
+	return tree, err
 }
 
 // commit makes a built version visible: work (a path below the filesystem's root

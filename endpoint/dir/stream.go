@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math"
-
-	"github.com/zeebo/blake3"
 )
 
 // streamMagic opens a stream.
-const streamMagic = "DRSTRM1\n"
+const streamMagic = "DRSTRM2\n"
 
 // streamHeaderLen is the length of an encoded streamHeader in bytes.
 const streamHeaderLen = 8 + 8 + 32 + 8 + 32 + 8 + 8
@@ -66,12 +64,12 @@ func parseStreamHeader(b []byte) (streamHeader, error) {
 }
 
 // streamReader reads a stream at the receiver: the header at once, then body bytes
-// from Header.Offset on, then the trailer.
+// from Header.Offset on. All of the body is under digests of its own: that of the
+// manifest, and those of the files.
 type streamReader struct {
 	Header streamHeader
 	src    io.Reader
 	left   int64 // bytes of the body
-	hash   *blake3.Hasher
 }
 
 // newStreamReader reads the header. Errors of r are wrapped, an early end is
@@ -85,9 +83,7 @@ func newStreamReader(r io.Reader) (*streamReader, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &streamReader{Header: h, src: r, left: h.BodyLength - h.Offset, hash: blake3.New()}
-	s.hash.Write(b)
-	return s, nil
+	return &streamReader{Header: h, src: r, left: h.BodyLength - h.Offset}, nil
 }
 
 // Read returns body bytes; io.EOF at the end of the body.
@@ -96,29 +92,20 @@ func (s *streamReader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := s.src.Read(p[:min(int64(len(p)), s.left)])
-	s.hash.Write(p[:n])
 	if s.left -= int64(n); s.left == 0 && err == io.EOF {
-		err = nil // finish misses the trailer
+		return n, nil
 	}
 	return n, noEOF(err)
 }
 
-// finish, called at the end of the body, checks the trailer and that the stream
-// ends there.
+// finish, called at the end of the body, checks that the stream ends there.
 func (s *streamReader) finish() error {
-	var trailer Digest
-	if _, err := io.ReadFull(s.src, trailer[:]); err != nil {
-		return fmt.Errorf("stream trailer: %w", noEOF(err))
-	}
-	if trailer != Digest(s.hash.Sum(nil)) {
-		return errors.New("stream trailer: its digest does not match, the stream was damaged on its way")
-	}
 	n, err := io.ReadFull(s.src, make([]byte, 1))
 	if n > 0 {
-		return errors.New("stream trailer: more follows")
+		return errors.New("stream: more follows its end")
 	}
 	if err != io.EOF {
-		return fmt.Errorf("stream trailer: %w", err)
+		return fmt.Errorf("end of stream: %w", err)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 // makeStream is a whole stream with this body from the offset on.
 func makeStream(h streamHeader, body string) []byte {
 	h.BodyLength = h.Offset + int64(len(body))
-	return sealed(append(h.encode(), body...))
+	return append(h.encode(), body...)
 }
 
 var testHeader = streamHeader{FromGUID: 1, FromDigest: Digest{2}, ToGUID: 3, ToDigest: Digest{4}, Offset: 5}
@@ -27,7 +27,7 @@ var testHeader = streamHeader{FromGUID: 1, FromDigest: Digest{2}, ToGUID: 3, ToD
 func TestStreamHeaderVector(t *testing.T) {
 	h := testHeader
 	h.BodyLength = 9
-	want := "DRSTRM1\n" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x02" + strings.Repeat("\x00", 31) +
+	want := "DRSTRM2\n" + "\x00\x00\x00\x00\x00\x00\x00\x01" + "\x02" + strings.Repeat("\x00", 31) +
 		"\x00\x00\x00\x00\x00\x00\x00\x03" + "\x04" + strings.Repeat("\x00", 31) +
 		"\x00\x00\x00\x00\x00\x00\x00\x09" + "\x00\x00\x00\x00\x00\x00\x00\x05"
 	if got := h.encode(); string(got) != want || len(got) != streamHeaderLen {
@@ -94,14 +94,9 @@ func TestStreamReader(t *testing.T) {
 		if _, err := readStream(io.MultiReader(bytes.NewReader(data[:i]), iotest.ErrReader(broken))); !errors.Is(err, broken) {
 			t.Errorf("broken at %d: %v", i, err)
 		}
-		damaged := bytes.Clone(data)
-		damaged[i] ^= 1
-		if _, err := readStream(bytes.NewReader(damaged)); err == nil {
-			t.Errorf("byte %d is damaged, and no error", i)
-		}
 	}
 	if _, err := readStream(bytes.NewReader(append(bytes.Clone(data), 0))); err == nil {
-		t.Error("bytes behind the trailer are accepted")
+		t.Error("bytes behind the end are accepted")
 	}
 }
 
@@ -128,7 +123,7 @@ func TestResumeToken(t *testing.T) {
 func FuzzDirStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, delta, literals []byte) {
 		m, _, err := rebuild(nil, delta)
-		if err != nil || m.Bytes > 16<<20 { // zeros of holes are hashed: large files only take time
+		if err != nil {
 			return
 		}
 		dir := t.TempDir()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"sync"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"golang.org/x/sys/unix"
@@ -12,8 +14,8 @@ import (
 
 // VerifyOptions are options of Verify.
 type VerifyOptions struct {
-	// Progress, if set, is called after each entry with the bytes of all files
-	// verified so far.
+	// Progress, if set, is called after each file with the bytes of all files verified
+	// so far. Calls do not overlap.
 	Progress func(bytes int64)
 }
 
@@ -43,17 +45,13 @@ func Verify(ctx context.Context, store, filesystem, version string, opts VerifyO
 	}
 	defer opened.Close()
 	v := &verifier{
-		ctx: ctx, version: opened,
+		version: opened, opts: opts,
 		report: &VerifyReport{Filesystem: filesystem, Version: opened.manifest.Name},
 	}
-	for i := range opened.manifest.Entries {
-		if err := v.entry(&opened.manifest.Entries[i]); err != nil {
-			return v.report, fmt.Errorf("verify %s@%s: %w", filesystem, opened.manifest.Name, err)
-		}
-		if opts.Progress != nil {
-			opts.Progress(v.report.Bytes)
-		}
+	if err := inParallel(ctx, opened.manifest.Entries, v.newWorker); err != nil {
+		return v.report, fmt.Errorf("verify %s@%s: %w", filesystem, opened.manifest.Name, err)
 	}
+	slices.SortFunc(v.report.Mismatches, func(a, b Mismatch) int { return ComparePaths(a.Path, b.Path) })
 	return v.report, nil
 }
 
@@ -79,24 +77,41 @@ func verifyBookmark(store, filesystem, name string) (*VerifyReport, error) {
 
 // verifier does one Verify.
 type verifier struct {
-	ctx     context.Context
 	version *openedVersion
-	report  *VerifyReport
+	opts    VerifyOptions
+
+	mu     sync.Mutex // guards report while workers run
+	report *VerifyReport
 }
 
-func (v *verifier) entry(e *Entry) error {
-	if v.ctx.Err() != nil {
-		return context.Cause(v.ctx)
+// verifyWorker has a way of its own through the tree.
+type verifyWorker struct {
+	*verifier
+	tree *treeCursor
+}
+
+func (v *verifier) newWorker() (*verifyWorker, error) {
+	tree, err := v.version.tree.again()
+	if err != nil {
+		return nil, err
 	}
+	return &verifyWorker{verifier: v, tree: tree}, nil
+}
+
+// Close ends the worker.
+func (v *verifyWorker) Close() error { return v.tree.Close() }
+
+func (v *verifyWorker) entry(ctx context.Context, i int) error {
+	e := &v.version.manifest.Entries[i]
 	if !e.inTree() {
 		return nil
 	}
-	dir, name, err := v.version.tree.parent(e.Path)
+	dir, name, err := v.tree.parent(e.Path)
 	if err == nil {
-		err = v.node(dir, name, e)
+		err = v.node(ctx, dir, name, e)
 	}
-	if err != nil && v.ctx.Err() != nil {
-		return context.Cause(v.ctx)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
@@ -107,7 +122,7 @@ func (v *verifier) entry(e *Entry) error {
 	return nil
 }
 
-func (v *verifier) node(dir *treeDir, name string, e *Entry) error {
+func (v *verifyWorker) node(ctx context.Context, dir *treeDir, name string, e *Entry) error {
 	st, err := dir.stat(name)
 	if err != nil {
 		return err
@@ -124,12 +139,12 @@ func (v *verifier) node(dir *treeDir, name string, e *Entry) error {
 	if st.Size != e.Size {
 		return fmt.Errorf("has %d bytes, not %d", st.Size, e.Size)
 	}
-	return v.file(dir, name, e)
+	return v.file(ctx, dir, name, e)
 }
 
 // extra looks for what is in a directory and not in the manifest.
-func (v *verifier) extra(path string) error {
-	dir, err := v.version.tree.dir(path)
+func (v *verifyWorker) extra(path string) error {
+	dir, err := v.tree.dir(path)
 	if err != nil {
 		return err
 	}
@@ -146,7 +161,7 @@ func (v *verifier) extra(path string) error {
 	return nil
 }
 
-func (v *verifier) symlink(dir *treeDir, name string, e *Entry) error {
+func (v *verifyWorker) symlink(dir *treeDir, name string, e *Entry) error {
 	target, err := dir.root.Readlink(name)
 	if err == nil && target != e.Target {
 		err = fmt.Errorf("points to %q, not to %q", target, e.Target)
@@ -154,15 +169,27 @@ func (v *verifier) symlink(dir *treeDir, name string, e *Entry) error {
 	return err
 }
 
-func (v *verifier) file(dir *treeDir, name string, e *Entry) error {
-	info, err := checkContent(v.ctx, dir, name, e.Hash)
+func (v *verifyWorker) file(ctx context.Context, dir *treeDir, name string, e *Entry) error {
+	err := checkContent(ctx, dir, name, e)
 	if err == nil || errors.Is(err, errContent) {
-		v.report.Files++
-		v.report.Bytes += info.Size
+		v.count(e.Size)
 	}
 	return err
 }
 
+// count tells that a file was read.
+func (v *verifier) count(bytes int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.report.Files++
+	v.report.Bytes += bytes
+	if v.opts.Progress != nil {
+		v.opts.Progress(v.report.Bytes)
+	}
+}
+
 func (v *verifier) mismatch(path, problem string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.report.Mismatches = append(v.report.Mismatches, Mismatch{Path: path, Problem: problem})
 }

@@ -404,6 +404,9 @@ func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 	}
 	if tree != nil {
 		defer tree.Close()
+		if err := f.bequeath(v); err != nil {
+			return err
+		}
 	}
 	return f.root.Rename(v.path(), destroyingPath())
 }

@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A worker makes files of a snapshotter's tree. It has its own way through the three
+// A snapshotWorker makes files of a snapshotter's tree. It has its own way through the three
 // trees involved.
-type worker struct {
+type snapshotWorker struct {
 	b    *snapshotter
 	io   *fileIO
 	src  *treeCursor
@@ -23,8 +22,8 @@ type worker struct {
 	told int64       // how far into the file that it reads progress was told
 }
 
-func (b *snapshotter) newWorker() (*worker, error) {
-	w := &worker{b: b}
+func (b *snapshotter) newWorker() (*snapshotWorker, error) {
+	w := &snapshotWorker{b: b}
 	w.io = &fileIO{clones: b.clones, progress: w.reading}
 	for _, c := range []struct {
 		top    *treeDir
@@ -35,14 +34,15 @@ func (b *snapshotter) newWorker() (*worker, error) {
 		}
 		d, err := openTreeDir(c.top.root, ".")
 		if err != nil {
-			return nil, errors.Join(err, w.close())
+			return nil, errors.Join(err, w.Close())
 		}
 		*c.cursor = newTreeCursor(d)
 	}
 	return w, nil
 }
 
-func (w *worker) close() error {
+// Close ends the worker.
+func (w *snapshotWorker) Close() error {
 	var errs []error
 	for _, c := range []*treeCursor{w.src, w.tree, w.old} {
 		if c != nil {
@@ -52,26 +52,7 @@ func (w *worker) close() error {
 	return errors.Join(errs...)
 }
 
-// run takes batches of entries until none is left.
-func (w *worker) run(ctx context.Context, next *atomic.Int64) error {
-	for {
-		end := int(next.Add(snapshotBatch))
-		start := end - snapshotBatch
-		if start >= len(w.b.entries) {
-			return nil
-		}
-		for i := start; i < min(end, len(w.b.entries)); i++ {
-			if err := w.entry(ctx, i); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func (w *worker) entry(ctx context.Context, i int) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+func (w *snapshotWorker) entry(ctx context.Context, i int) error {
 	e := &w.b.entries[i]
 	switch {
 	case e.Type == TypeFile && e.LinkGroup == 0:
@@ -82,7 +63,7 @@ func (w *worker) entry(ctx context.Context, i int) error {
 	return nil // directories and further names are made elsewhere; no tree has FIFOs and devices
 }
 
-func (w *worker) symlink(e *Entry) error {
+func (w *snapshotWorker) symlink(e *Entry) error {
 	d, name, err := w.tree.parent(e.Path)
 	if err != nil {
 		return err
@@ -95,7 +76,7 @@ func (w *worker) symlink(e *Entry) error {
 
 // file makes entry i: as in the version before if it is unchanged, else by reading
 // it. One that is gone, or cannot be read, is dropped.
-func (w *worker) file(ctx context.Context, i int) error {
+func (w *snapshotWorker) file(ctx context.Context, i int) error {
 	if p := w.b.unchanged(i); p >= 0 && w.reuse(ctx, i, p) == nil {
 		w.b.entries[i].takeRead(&w.b.prev.manifest.Entries[p])
 	} else if err := w.readOrDrop(ctx, i); err != nil {
@@ -107,14 +88,14 @@ func (w *worker) file(ctx context.Context, i int) error {
 }
 
 // reading tells that the file was read up to off, which it may be several times.
-func (w *worker) reading(off int64) {
+func (w *snapshotWorker) reading(off int64) {
 	if n := off - w.told; n > 0 {
 		w.told = off
 		w.b.progress(0, n)
 	}
 }
 
-func (w *worker) readOrDrop(ctx context.Context, i int) error {
+func (w *snapshotWorker) readOrDrop(ctx context.Context, i int) error {
 	err := w.read(ctx, i)
 	switch {
 	case errors.Is(err, errVanished):
@@ -133,7 +114,7 @@ func (w *worker) readOrDrop(ctx context.Context, i int) error {
 }
 
 // discard removes what was made of entry i, if anything was.
-func (w *worker) discard(i int) error {
+func (w *snapshotWorker) discard(i int) error {
 	d, name, err := w.tree.parent(w.b.entries[i].Path)
 	if err != nil {
 		return err
@@ -149,7 +130,7 @@ func (e *Entry) takeRead(from *Entry) {
 
 // reuse makes entry i of what the version before has as entry p. What it began is
 // gone if it fails.
-func (w *worker) reuse(ctx context.Context, i, p int) error {
+func (w *snapshotWorker) reuse(ctx context.Context, i, p int) error {
 	d, name, err := w.tree.parent(w.b.entries[i].Path)
 	if err != nil {
 		return err
@@ -158,7 +139,7 @@ func (w *worker) reuse(ctx context.Context, i, p int) error {
 	if err != nil {
 		return err
 	}
-	linked, err := w.io.reuse(ctx, oldDir, oldName, d, name, w.b.prev.manifest.Entries[p].Hash)
+	linked, err := w.io.reuse(ctx, oldDir, oldName, d, name, &w.b.prev.manifest.Entries[p])
 	if err == nil && !linked {
 		err = d.dress(name, &w.b.entries[i])
 	}
@@ -170,33 +151,19 @@ func (w *worker) reuse(ctx context.Context, i, p int) error {
 
 // intact says whether the version before has in its tree, as entry p, what its
 // manifest says. Only a snapshot that is to read everything looks.
-func (w *worker) intact(ctx context.Context, p int) bool {
+func (w *snapshotWorker) intact(ctx context.Context, p int) bool {
 	if !w.b.opts.Full {
 		return true
 	}
 	e := &w.b.prev.manifest.Entries[p]
 	d, name, err := w.old.parent(e.Path)
 	if err == nil {
-		_, err = checkContent(ctx, d, name, e.Hash)
+		err = checkContent(ctx, d, name, e)
 	}
 	if err != nil && ctx.Err() == nil {
 		w.b.damaged(e.Path)
 	}
 	return err == nil
-}
-
-// checkContent reads a file of a tree; errContent if its digest is not want.
-func checkContent(ctx context.Context, d *treeDir, name string, want Digest) (contentInfo, error) {
-	f, err := d.openRegular(name)
-	if err != nil {
-		return contentInfo{}, err
-	}
-	defer f.Close()
-	info, err := hashFile(ctx, f)
-	if err == nil && info.Hash != want {
-		err = errContent
-	}
-	return info, err
 }
 
 // What keeps a single file out of a snapshot.
@@ -216,18 +183,15 @@ const (
 // openSource opens a file of the source. It follows no link, and waits for no FIFO
 // that took the file's place but for the end of a lease (Samba's oplocks, delegations
 // of an NFS server).
-func (w *worker) openSource(ctx context.Context, path string) (*os.File, error) {
+func (w *snapshotWorker) openSource(ctx context.Context, path string) (*os.File, error) {
 	d, name, err := w.src.parent(path)
 	if err != nil {
 		return nil, sourceError(err)
 	}
 	var file *os.File
 	err = retry(ctx, leasePoll, leaseWait, func() (again bool, err error) {
-		fd, err := unix.Openat(int(d.fd.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err == nil {
-			file = os.NewFile(uintptr(fd), path)
-		}
-		return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR), sourceError(err)
+		file, err = d.open(name, unix.O_RDONLY)
+		return errors.Is(err, unix.EAGAIN), sourceError(err)
 	})
 	return file, err
 }
@@ -263,6 +227,9 @@ func sourceError(err error) error {
 // come from it, also where a clone of it was read, which has the same blocks; those of
 // writing come from the store, and fail the snapshot.
 func contentError(err error) error {
+	if errors.Is(err, errShrank) {
+		return fmt.Errorf("%w: %w", errUnreadable, err)
+	}
 	var failed *fs.PathError
 	if errors.As(err, &failed) && (failed.Op == "read" || failed.Op == "seek") {
 		return sourceError(err)
@@ -272,17 +239,22 @@ func contentError(err error) error {
 
 // read makes entry i from the source. Each attempt opens the file anew: editors
 // replace files.
-func (w *worker) read(ctx context.Context, i int) error {
+func (w *snapshotWorker) read(ctx context.Context, i int) error {
+	var shrank error
 	for attempt := range readAttempts {
 		stable, err := w.attempt(ctx, i)
-		if stable || err != nil {
+		if stable || err != nil && !errors.Is(err, errShrank) {
 			return err
 		}
+		shrank = err
 		if attempt < readAttempts-1 {
 			if err := w.discard(i); err != nil {
 				return err
 			}
 		}
+	}
+	if shrank != nil {
+		return shrank
 	}
 	w.b.entries[i].Inconsistent = true
 	w.b.records[i].Racy = true
@@ -291,7 +263,7 @@ func (w *worker) read(ctx context.Context, i int) error {
 }
 
 // attempt reads entry i once, and says whether it stayed as it was meanwhile.
-func (w *worker) attempt(ctx context.Context, i int) (stable bool, err error) {
+func (w *snapshotWorker) attempt(ctx context.Context, i int) (stable bool, err error) {
 	src, err := w.openSource(ctx, w.b.entries[i].Path)
 	if err != nil {
 		return false, err
@@ -338,14 +310,8 @@ func flushPages(f *os.File) error {
 		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
 }
 
-func fstat(f *os.File) (unix.Stat_t, error) {
-	var st unix.Stat_t
-	err := unix.Fstat(int(f.Fd()), &st)
-	return st, os.NewSyscallError("fstat", err)
-}
-
 // observe takes over what stat says of the file that was opened.
-func (w *worker) observe(i int, st *unix.Stat_t, seen time.Time) {
+func (w *snapshotWorker) observe(i int, st *unix.Stat_t, seen time.Time) {
 	w.b.entries[i].setStat(st)
 	r := &w.b.records[i]
 	if r.Ino != st.Ino { // replaced since the walk: the other names are another file's
@@ -357,7 +323,7 @@ func (w *worker) observe(i int, st *unix.Stat_t, seen time.Time) {
 
 // content makes the file of the tree, shared with the version before where that
 // has the same content.
-func (w *worker) content(ctx context.Context, i int, src *os.File) error {
+func (w *snapshotWorker) content(ctx context.Context, i int, src *os.File) error {
 	e := &w.b.entries[i]
 	if p := w.b.prev.likely(e, w.b.records[i]); p >= 0 {
 		info, err := w.io.describe(ctx, src)
@@ -373,7 +339,7 @@ func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 	if err != nil {
 		return err
 	}
-	info, err := w.io.ingest(ctx, src, d.root, name)
+	info, err := w.io.ingest(ctx, src, d, name)
 	if err != nil {
 		return contentError(err)
 	}
@@ -384,7 +350,7 @@ func (w *worker) content(ctx context.Context, i int, src *os.File) error {
 // sameFile says whether entry i, which had the inode of entry j in the walk, is a name
 // of the file that j was made of: the number may have become another file's. A time that
 // differs may come of a further name meanwhile; then both are what the number says now.
-func (w *worker) sameFile(i, j int) bool {
+func (w *snapshotWorker) sameFile(i, j int) bool {
 	st, err := w.lstat(i)
 	r := &w.b.records[j]
 	if err != nil || st.Ino != r.Ino {
@@ -398,7 +364,7 @@ func (w *worker) sameFile(i, j int) bool {
 }
 
 // lstat looks at an entry of the source as it is now.
-func (w *worker) lstat(i int) (unix.Stat_t, error) {
+func (w *snapshotWorker) lstat(i int) (unix.Stat_t, error) {
 	d, name, err := w.src.parent(w.b.entries[i].Path)
 	if err != nil {
 		return unix.Stat_t{}, err
@@ -410,11 +376,13 @@ func (e *Entry) setContent(info contentInfo) {
 	e.Size, e.Holes, e.Hash, e.Chunks = info.Size, info.Holes, info.Hash, info.Chunks
 }
 
+var isRoot = os.Geteuid() == 0
+
 // dress gives a node of a tree the metadata that it shows there: owners only if we
 // are root, who alone can give files away, and if this root can: one of a user
 // namespace has not every owner.
 func (d *treeDir) dress(name string, e *Entry) error {
-	if os.Geteuid() == 0 {
+	if isRoot {
 		err := d.chown(name, e.UID, e.GID)
 		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 			return err

@@ -168,7 +168,7 @@ type transfer struct {
 // The header of a stream, as docs/protocol.md has it, and how early it comes: only a
 // label, a banner and a request precede it.
 const (
-	streamMagic  = "DRSTRM1\n"
+	streamMagic  = "DRSTRM2\n"
 	offsetAt     = 8 + 8 + 32 + 8 + 32 + 8
 	headerBehind = 4 << 10
 )
