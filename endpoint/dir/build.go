@@ -271,7 +271,7 @@ func (a *assembler) reuse(tree *treeCursor, same *Entry, dir *treeDir, name stri
 		err = fmt.Errorf("%w: there is a %s of %d bytes", errContent, typeOf(&st), st.Size)
 	}
 	if err == nil {
-		linked, err = a.io.reuse(a.ctx, src, srcName, dir, name, e)
+		linked, err = a.io.reuse(a.ctx, src, srcName, dir, name, e, e.dressedAs(same))
 		if !errors.Is(err, errContent) {
 			return linked, err // what fails else is to write
 		}

@@ -469,11 +469,11 @@ func TestReuseBeyondTheLinkLimit(t *testing.T) {
 		t.Skip("SKIPPED: no limit on links here")
 	}
 	e := Entry{Type: TypeFile, Size: int64(len(content)), Hash: blake3.Sum256(content)}
-	if linked, err := (&fileIO{}).reuse(t.Context(), d, "f", d, "copy", &e); linked || err != nil {
+	if linked, err := (&fileIO{}).reuse(t.Context(), d, "f", d, "copy", &e, false); linked || err != nil {
 		t.Errorf("linked %v, error %v", linked, err)
 	}
 	e.Hash = Digest{}
-	if _, err := (&fileIO{}).reuse(t.Context(), d, "f", d, "wrong", &e); !errors.Is(err, errContent) {
+	if _, err := (&fileIO{}).reuse(t.Context(), d, "f", d, "wrong", &e, false); !errors.Is(err, errContent) {
 		t.Errorf("a copy with another digest: %v", err)
 	}
 }

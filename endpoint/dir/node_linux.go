@@ -275,12 +275,12 @@ func joinPath(dir, name string) string {
 	return dir + "/" + name
 }
 
-// reuse makes dstName in dst hold what srcName in src holds, whose content is e's:
-// by cloning where that works, else as a hard link, else (the link count is
-// exhausted) as a copy. linked says that the two are one file now, whose metadata
-// must stay as it is.
-func (f *fileIO) reuse(ctx context.Context, src *treeDir, srcName string, dst *treeDir, dstName string, e *Entry) (linked bool, err error) {
-	if !f.clones {
+// reuse makes dstName in dst hold what srcName in src holds, whose content is e's: as a
+// hard link if it may be the same file or cannot be cloned, else by cloning, else (the
+// link count is exhausted) as a copy. linked says that the two are one file now, whose
+// metadata must stay as it is.
+func (f *fileIO) reuse(ctx context.Context, src *treeDir, srcName string, dst *treeDir, dstName string, e *Entry, same bool) (linked bool, err error) {
+	if same || !f.clones {
 		err := dst.link(src, srcName, dstName)
 		if err == nil || !errors.Is(err, unix.EMLINK) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EXDEV) {
 			return err == nil, err

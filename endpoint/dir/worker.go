@@ -135,13 +135,14 @@ func (w *snapshotWorker) reuse(ctx context.Context, i, p int) error {
 	if err != nil {
 		return err
 	}
-	oldDir, oldName, err := w.old.parent(w.b.prev.manifest.Entries[p].Path)
+	e, old := &w.b.entries[i], &w.b.prev.manifest.Entries[p]
+	oldDir, oldName, err := w.old.parent(old.Path)
 	if err != nil {
 		return err
 	}
-	linked, err := w.io.reuse(ctx, oldDir, oldName, d, name, &w.b.prev.manifest.Entries[p])
+	linked, err := w.io.reuse(ctx, oldDir, oldName, d, name, old, e.dressedAs(old))
 	if err == nil && !linked {
-		err = d.dress(name, &w.b.entries[i])
+		err = d.dress(name, e)
 	}
 	if err != nil {
 		return errors.Join(err, d.remove(name))
@@ -374,6 +375,12 @@ func (w *snapshotWorker) lstat(i int) (unix.Stat_t, error) {
 
 func (e *Entry) setContent(info contentInfo) {
 	e.Size, e.Holes, e.Hash, e.Chunks = info.Size, info.Holes, info.Hash, info.Chunks
+}
+
+// dressedAs says whether two files look the same in a tree.
+func (e *Entry) dressedAs(o *Entry) bool {
+	return treeMode(e) == treeMode(o) && e.UID == o.UID && e.GID == o.GID &&
+		e.MtimeSec == o.MtimeSec && e.MtimeNsec == o.MtimeNsec
 }
 
 var isRoot = os.Geteuid() == 0
