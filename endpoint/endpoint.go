@@ -61,7 +61,8 @@ type Receiver interface {
 	// or not at all. An error that stream.Read returned is in the chain of the
 	// error that Receive returns. Where the endpoint can, a broken step leaves a
 	// resume token behind. No two receives go into one filesystem: ErrBusy. No
-	// room for the data is ErrNoSpace. It does not close the stream.
+	// room for the data is ErrNoSpace. It does not close the stream. A Read of it
+	// that has begun is waited for: it has to end when ctx does.
 	Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error)
 }
 

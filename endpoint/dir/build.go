@@ -64,8 +64,11 @@ func (a *assembler) decode(h streamHeader, to *pdu.FilesystemVersion, delta []by
 // build makes the tree in the partial's directory: that of the version before, if
 // nothing changed since.
 func (a *assembler) build() error {
-	if a.nothingChanged() && a.part.fs.shareTree(receivingDir+"/"+buildName, a.fromInfo, a.from) == nil {
+	if a.nothingChanged() && a.part.fs.shareTree(receivingDir+"/"+buildName, a.fromInfo, a.from) {
 		return nil
+	}
+	if err := a.part.ownTree(); err != nil {
+		return err
 	}
 	for _, c := range []**treeCursor{&a.tree, &a.again} {
 		top, err := openTreeDir(a.part.root, buildName+"/"+treeName)
@@ -393,27 +396,47 @@ func (w *fileWriter) literal(x Extent) error {
 		if w.ctx.Err() != nil {
 			return context.Cause(w.ctx)
 		}
-		p, err := w.received(end)
+		n, err := w.next(end)
 		if err != nil {
 			return err
 		}
-		if !w.check.data(p) {
-			return errContent
-		}
-		w.off += int64(len(p))
-		w.at += int64(len(p))
+		w.off += int64(n)
+		w.at += int64(n)
 	}
 	return nil
 }
 
-// received is what comes next of the file, up to end, after it was written.
-func (w *fileWriter) received(end int64) ([]byte, error) {
-	have := w.part.pos - w.at
-	if have <= 0 {
-		return w.part.receive(w.body, end-w.off, w.dst, w.off)
+// next takes what comes next of the file, up to end, and returns how much it is.
+func (w *fileWriter) next(end int64) (int, error) {
+	if have := w.part.pos - w.at; have > 0 {
+		p := w.piece(min(end, w.off+have))
+		if err := readAt(w.dst, p, w.off); err != nil {
+			return 0, err
+		}
+		return len(p), w.right(w.check.data(p))
 	}
-	p := w.piece(min(end, w.off+have))
-	return p, readAt(w.dst, p, w.off)
+	p, err := w.part.receive(w.body, end-w.off)
+	if err != nil {
+		return 0, err
+	}
+	if len(p) < minParallel {
+		err = w.part.write(w.dst, p, w.off)
+		return len(p), errors.Join(err, w.right(w.check.data(p)))
+	}
+	right := make(chan bool, 1)
+	go func() { right <- w.check.data(p) }() // takes as long as the write
+	err = w.part.write(w.dst, p, w.off)
+	return len(p), errors.Join(err, w.right(<-right))
+}
+
+// minParallel is how many bytes are worth to be checked while they are written.
+const minParallel = 64 << 10
+
+func (w *fileWriter) right(right bool) error {
+	if !right {
+		return errContent
+	}
+	return nil
 }
 
 // piece is the buffer for what is to be done next, up to end.

@@ -15,9 +15,10 @@
 //	                              /state.json  the next CreateTXG, holds; state.lock is its flock
 //	                              /bookmarks/  manifests that replication cursors point to
 //	                              /receiving/  a receive that runs or broke
+//	                              /trees/      trees that several versions have
 //
-// A directory without .dualrepl above one that has it is a placeholder. Of versions
-// that are alike, only one has a tree; in the others, tree is a symbolic link to it.
+// A directory without .dualrepl above one that has it is a placeholder. Versions
+// that are alike share a tree: it lies in trees, and theirs are symbolic links to it.
 //
 // What a version has: files with their holes, directories, symbolic links, names of
 // one file, FIFOs and devices, each with mode, owner, mtime and extended attributes.
@@ -40,9 +41,9 @@
 // version is marked and its report says so: no file prevents all versions.
 //
 // Who keeps a version: holds, in state.json, those of a step that may be resumed and of
-// what a receiver got last; and a shared flock on the tree, while it is sent, verified or
+// what a receiver got last; and a shared flock on its directory, while it is sent, verified or
 // restored. Holds change under .dualrepl/state.lock; a destroy looks for them under it, and
-// keeps the tree's flock until the version is out of sight. Cursors and holds of a sender
+// keeps that flock until the version is out of sight. Cursors and holds of a sender
 // are the job's or, where clients pull from it, each client's (job, space, identity).
 //
 // What a crash leaves: a version appears in one rename, after everything in it was

@@ -95,7 +95,7 @@ func (f *fileIO) fill(ctx context.Context, src, dst *os.File) (contentInfo, erro
 		return f.read(ctx, dst, nil)
 	}
 	info, err := f.read(ctx, src, dst)
-	if err == nil && len(info.Holes) > 0 {
+	if err == nil && (len(info.Holes) > 0 || f.clones) { // half a clone may reach further
 		err = dst.Truncate(info.Size)
 	}
 	return info, err
@@ -110,7 +110,7 @@ func (f *fileIO) clone(src, dst *os.File) bool {
 	if unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) == nil {
 		return true
 	}
-	_ = dst.Truncate(0) // of a clone that failed half-way; if it fails, so does what follows
+	_ = dst.Truncate(0) // of what failed half-way; most often there is nothing
 	return false
 }
 
@@ -141,8 +141,11 @@ type contentReader struct {
 	sentBack int64             // writeBack has been here
 }
 
-// errShrank is the error of a file that became too small for chunks while it was cut.
-var errShrank = errors.New("it shrank while it was read")
+// What keeps a file from being described.
+var (
+	errShrank   = errors.New("it shrank while it was read") // and is too small for its chunks now
+	errTooLarge = errors.New("it is too large")
+)
 
 // read reads src, and writes its data extents to the same places of dst unless that
 // is nil. Where src ends earlier than Stat said, so does the result.
@@ -155,7 +158,7 @@ func (f *fileIO) read(ctx context.Context, src, dst *os.File) (contentInfo, erro
 		return contentInfo{}, err
 	}
 	if st.Size > MaxFileBytes {
-		return contentInfo{}, fmt.Errorf("%s has %d bytes, more than %d", src.Name(), st.Size, int64(MaxFileBytes))
+		return contentInfo{}, fmt.Errorf("%w: %d bytes, at most %d", errTooLarge, st.Size, int64(MaxFileBytes))
 	}
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)

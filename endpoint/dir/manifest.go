@@ -294,6 +294,9 @@ func (e *Entry) validateNode() error {
 	if e.Type == TypeDir && e.LinkGroup != 0 {
 		return errors.New("a directory has one name only")
 	}
+	if e.Size < 0 || e.Size > MaxFileBytes {
+		return fmt.Errorf("a size of %d bytes", e.Size)
+	}
 	if e.Type != TypeFile && (e.Size != 0 || e.Holes != nil || e.Chunks != nil || e.Inconsistent) {
 		return errors.New("content that is no file's")
 	}
@@ -324,9 +327,6 @@ func validateXattrs(xattrs []Xattr) error {
 }
 
 func (e *Entry) validateContent() error {
-	if e.Size < 0 || e.Size > MaxFileBytes {
-		return fmt.Errorf("a size of %d bytes", e.Size)
-	}
 	end := int64(-1)
 	for _, h := range e.Holes {
 		if h.Len <= 0 || h.Off <= end || h.Off > e.Size || h.Len > e.Size-h.Off {

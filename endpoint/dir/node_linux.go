@@ -19,6 +19,8 @@ import (
 type treeDir struct {
 	root *os.Root
 	fd   *os.File // the same directory, for the calls that os.Root does not have
+
+	version *os.File // of a tree that filesystem.share opened: what it has locked
 }
 
 func newTreeDir(root *os.Root) (*treeDir, error) {
@@ -38,7 +40,14 @@ func openTreeDir(root *os.Root, name string) (*treeDir, error) {
 	return newTreeDir(sub)
 }
 
-func (d *treeDir) Close() error { return errors.Join(d.root.Close(), d.fd.Close()) }
+// Close closes the directory, and lets go of its version.
+func (d *treeDir) Close() error {
+	err := errors.Join(d.root.Close(), d.fd.Close())
+	if d.version != nil {
+		err = errors.Join(err, d.version.Close())
+	}
+	return err
+}
 
 // sub opens the directory name.
 func (d *treeDir) sub(name string) (*treeDir, error) {

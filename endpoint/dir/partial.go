@@ -33,8 +33,9 @@ const (
 	// progress file: what a killed receive repeats at most.
 	saveEvery = 1 << 20
 	// syncEvery is how many bytes of the body pass between two syncfs. Each runs while
-	// as much again is received: twice that is what a running receive repeats at most
-	// after a power loss. One that broke before has synced all but the last saveEvery.
+	// as much again is received, and is on record with the next: three times that is
+	// what a running receive repeats at most after a power loss. One that broke before
+	// has synced all but the last saveEvery.
 	syncEvery = 32 << 20
 )
 
@@ -221,6 +222,17 @@ func (f *filesystem) openReceiving(boot string) (p *partial, err error) {
 	return p, p.closeOn(err)
 }
 
+// ownTree makes a tree in place of a link: the step shared its tree before it broke, and
+// cannot now.
+func (p *partial) ownTree() error {
+	const name = buildName + "/" + treeName
+	st, err := p.root.Lstat(name)
+	if err != nil || st.IsDir() {
+		return err
+	}
+	return errors.Join(p.root.Remove(name), p.root.Mkdir(name, 0o700))
+}
+
 // closeOn closes p if there is an error.
 func (p *partial) closeOn(err error) error {
 	if err == nil {
@@ -363,22 +375,30 @@ func (p *partial) receiveBody(ctx context.Context, body *readAhead, end int64) e
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if _, err := p.receive(body, end-p.pos, p.body, p.pos); err != nil {
+		data, err := p.receive(body, end-p.pos)
+		if err != nil {
+			return err
+		}
+		if err := p.write(p.body, data, p.pos); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// receive takes 1 to n bytes from the body and writes them to dst at off. They are valid
-// until the next call.
-func (p *partial) receive(body *readAhead, n int64, dst io.WriterAt, off int64) ([]byte, error) {
+// receive takes 1 to n bytes from the body, valid until the next call.
+func (p *partial) receive(body *readAhead, n int64) ([]byte, error) {
 	data, err := body.next(n)
 	if err != nil {
 		return nil, fmt.Errorf("read stream: %w", err)
 	}
+	return data, nil
+}
+
+// write writes what was received to dst at off.
+func (p *partial) write(dst *os.File, data []byte, off int64) error {
 	if _, err := dst.WriteAt(data, off); err != nil {
-		return nil, err
+		return err
 	}
-	return data, p.advance(len(data))
+	return p.advance(len(data))
 }

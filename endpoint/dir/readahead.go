@@ -31,33 +31,46 @@ type aheadResult struct {
 	err   error
 }
 
-// newReadAhead begins to read from src, which nobody else may do before Close.
-func newReadAhead(src io.Reader) *readAhead {
-	r := &readAhead{
-		src: src, empty: make(chan []byte, aheadBlocks), full: make(chan aheadResult, aheadBlocks),
-		stop: make(chan struct{}), stopped: make(chan struct{}),
-	}
-	for range aheadBlocks {
-		r.empty <- make([]byte, aheadBlock)
-	}
+// start begins to read from src, which nobody else may do before Close.
+func (r *readAhead) start(src io.Reader) {
+	r.src = src
+	r.empty, r.full = make(chan []byte, aheadBlocks), make(chan aheadResult, aheadBlocks)
+	r.stop, r.stopped = make(chan struct{}), make(chan struct{})
 	go r.run()
-	return r
 }
 
 // run fills blocks until the stream ends.
 func (r *readAhead) run() {
 	defer close(r.stopped)
-	for {
+	for made := 0; ; {
+		var block []byte
 		select {
-		case block := <-r.empty:
-			n, err := r.fill(block)
-			r.full <- aheadResult{block, n, err}
-			if err != nil {
-				return
-			}
 		case <-r.stop:
 			return
+		case block = <-r.empty:
+		default:
+			if made < aheadBlocks { // a short stream needs few
+				made++
+				block = make([]byte, aheadBlock)
+			} else if block = r.wait(); block == nil {
+				return
+			}
 		}
+		n, err := r.fill(block)
+		r.full <- aheadResult{block, n, err}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// wait returns the next empty block; nil: nobody wants more.
+func (r *readAhead) wait() []byte {
+	select {
+	case block := <-r.empty:
+		return block
+	case <-r.stop:
+		return nil
 	}
 }
 
@@ -95,9 +108,13 @@ func (r *readAhead) next(n int64) ([]byte, error) {
 }
 
 // Close waits until nothing is read any more. A Read that has begun ends when the next
-// bytes come, or with the connection.
+// bytes come, or with the connection. Calling it again, or without a start, does nothing.
 func (r *readAhead) Close() error {
+	if r.stop == nil {
+		return nil
+	}
 	close(r.stop)
 	<-r.stopped
+	r.stop = nil
 	return nil
 }

@@ -17,7 +17,8 @@ func TestReadAhead(t *testing.T) {
 		"EOF with last byte": iotest.DataErrReader(bytes.NewReader(want)),
 	} {
 		for _, n := range []int64{999, aheadBlock, 1 << 40} {
-			r := newReadAhead(src)
+			r := &readAhead{}
+			r.start(src)
 			var got []byte
 			for len(got) < len(want) {
 				p, err := r.next(n)
@@ -40,7 +41,8 @@ func TestReadAhead(t *testing.T) {
 // What came before an error comes out before it.
 func TestReadAheadBroken(t *testing.T) {
 	for _, size := range []int{0, 1, aheadBlock, 3*aheadBlock + 1} {
-		r := newReadAhead(cut(make([]byte, size), size))
+		r := &readAhead{}
+		r.start(cut(make([]byte, size), size))
 		got := 0
 		for {
 			p, err := r.next(1 << 20)
@@ -60,7 +62,8 @@ func TestReadAheadBroken(t *testing.T) {
 func TestReadAheadCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src, feed := io.Pipe()
-		r, closed := newReadAhead(src), make(chan error, 1)
+		r, closed := &readAhead{}, make(chan error, 1)
+		r.start(src)
 		synctest.Wait()
 		go func() { closed <- r.Close() }()
 		synctest.Wait()
@@ -73,7 +76,8 @@ func TestReadAheadCloses(t *testing.T) {
 		}
 	})
 	endless := &counter{Reader: zeroes{}}
-	r := newReadAhead(endless)
+	r := &readAhead{}
+	r.start(endless)
 	_, err := r.next(1)
 	if err := errors.Join(err, r.Close()); err != nil || endless.n > (aheadBlocks+1)*aheadBlock {
 		t.Errorf("%d bytes read, error %v", endless.n, err)

@@ -221,6 +221,9 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 		return nil, noSpace(err)
 	}
 	defer f.Close()
+	// Closed when the filesystem is no longer locked: a sender that pauses would keep it so.
+	body := &readAhead{}
+	defer body.Close()
 	lock, err := f.lockSoon(ctx)
 	if err != nil {
 		return nil, err
@@ -231,7 +234,7 @@ func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.R
 			return nil, err
 		}
 	}
-	if err := r.receive(ctx, f, req.GetTo(), stream); err != nil {
+	if err := r.receive(ctx, f, req.GetTo(), stream, body); err != nil {
 		return nil, fmt.Errorf("receive %s@%s: %w", req.GetFilesystem(), req.GetTo().GetName(), noSpace(err))
 	}
 	return &pdu.ReceiveRes{}, nil
@@ -275,7 +278,7 @@ func noSpace(err error) error {
 }
 
 // receive does a step with the filesystem locked.
-func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.FilesystemVersion, stream io.Reader) error {
+func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.FilesystemVersion, stream io.Reader, body *readAhead) error {
 	sr, err := newStreamReader(stream)
 	if err != nil {
 		return err
@@ -293,7 +296,7 @@ func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.Filesyste
 	if err != nil {
 		return err
 	}
-	m, err := part.build(ctx, to, sr)
+	m, err := part.build(ctx, to, sr, body)
 	if err == nil {
 		err = r.commit(f, m)
 	}
@@ -304,28 +307,22 @@ func (r *Receiver) receive(ctx context.Context, f *filesystem, to *pdu.Filesyste
 }
 
 // build makes the version in receivingDir, all but visible.
-func (p *partial) build(ctx context.Context, to *pdu.FilesystemVersion, sr *streamReader) (*Manifest, error) {
-	a := &assembler{ctx: ctx, part: p, groups: map[uint64]string{}}
+func (p *partial) build(ctx context.Context, to *pdu.FilesystemVersion, sr *streamReader, body *readAhead) (*Manifest, error) {
+	a := &assembler{ctx: ctx, part: p, body: body, groups: map[uint64]string{}}
 	if err := a.openFrom(sr.Header); err != nil {
 		return nil, err
 	}
 	if a.fromTree != nil {
 		defer a.fromTree.Close()
 	}
-	if err := a.receive(sr, to); err != nil {
+	body.start(sr)
+	if err := a.manifest(sr.Header, to); err != nil {
 		return nil, err
 	}
-	return a.to, errors.Join(sr.finish(), p.endSync())
-}
-
-// receive takes all of the body.
-func (a *assembler) receive(sr *streamReader, to *pdu.FilesystemVersion) error {
-	a.body = newReadAhead(sr)
-	defer a.body.Close()
-	if err := a.manifest(sr.Header, to); err != nil {
-		return err
+	if err := a.build(); err != nil {
+		return nil, err
 	}
-	return a.build()
+	return a.to, errors.Join(body.Close(), sr.finish(), p.endSync())
 }
 
 // openFrom opens what the step starts from; nothing for a full step.

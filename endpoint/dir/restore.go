@@ -384,8 +384,9 @@ func (w *restoreWorker) file(ctx context.Context, dir *treeDir, name string, e *
 func (w *restoreWorker) content(ctx context.Context, src, dst *os.File, e *Entry) error {
 	var err error
 	if w.io.clone(src, dst) {
-		err = copyChecked(ctx, dst, nil, e)
-		w.punch(dst, e)
+		if err = copyChecked(ctx, dst, nil, e); err == nil {
+			w.punch(dst, e)
+		}
 	} else {
 		err = copyChecked(ctx, src, dst, e)
 	}

@@ -2,6 +2,9 @@ package dir
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
@@ -9,47 +12,80 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A version in which nothing changed has no tree of its own: in its place is a symbolic
-// link to the tree of the version that it is like, so that such a version costs little
-// whatever it contains. When that other version is destroyed, the tree goes to one that
-// shares it.
+// A version in which nothing changed has no tree of its own, so that it costs little
+// whatever it contains: its tree is a symbolic link to one in treesDir, and so is that of
+// the version that it is like. Whichever of them is removed, by us or by hand, the others
+// have the tree. One that none leads to is removed by the next that takes the lock.
 
-// newLinkName is a link that is about to take a tree's place.
-const newLinkName = treeName + ".new"
-
-// treeLink is the content of a link, in a version, to the tree of the version at owner.
-func treeLink(owner string) string { return "../" + owner + "/" + treeName }
-
-// treeOwner returns the path of the version whose tree is also v's.
-func (f *filesystem) treeOwner(v versionInfo) (string, error) {
-	link, err := f.root.Readlink(path.Join(v.path(), treeName))
-	if errors.Is(err, unix.EINVAL) { // no link
-		return v.path(), nil
-	}
-	return path.Base(path.Dir(link)), err
-}
+// treeLink is what the link to a tree in treesDir says, seen from a version.
+func treeLink(id string) string { return "../" + treesDir + "/" + id }
 
 // shareTree makes the tree of the version that is built in work, a path below the
-// filesystem's root, that of v, whose manifest is m. On error the tree in work is as
-// before: where a file system cannot exchange names, or v's tree lacks something, which
-// building another one may mend.
-func (f *filesystem) shareTree(work string, v versionInfo, m *Manifest) error {
-	if err := f.checkTree(v, m); err != nil {
-		return err
-	}
-	owner, err := f.treeOwner(v)
+// filesystem's root, that of v, whose manifest is m. It says whether it did: where a file
+// system cannot exchange names, or v's tree lacks something that another one may get
+// back, the tree in work is as before. The caller has the writer's lock.
+func (f *filesystem) shareTree(work string, v versionInfo, m *Manifest) bool {
+	link, err := f.commonTree(v, m)
 	if err != nil {
-		return err
+		return false
 	}
 	dir, err := openTreeDir(f.root, work)
 	if err != nil {
-		return err
+		return false
 	}
 	defer dir.Close()
-	if err := dir.newLink(owner); err != nil {
+	const name = treeName + ".new"
+	if errors.Join(dir.remove(name), dir.root.Symlink(link, name)) != nil {
+		return false
+	}
+	err = exchange(dir, name, dir, treeName)
+	_ = dir.remove(name) // the link, or the empty tree: of no use, and no harm
+	return err == nil
+}
+
+// commonTree puts v's tree into treesDir, if it is not there yet, and returns what links
+// to it say.
+func (f *filesystem) commonTree(v versionInfo, m *Manifest) (link string, err error) {
+	if err := f.checkTree(v, m); err != nil {
+		return "", err
+	}
+	link, err = f.root.Readlink(path.Join(v.path(), treeName))
+	if err == nil || !errors.Is(err, unix.EINVAL) { // EINVAL: it is no link
+		return link, err
+	}
+	if err := f.root.MkdirAll(treesDir, 0o700); err != nil {
+		return "", err
+	}
+	id := fmt.Sprintf("%016x", rand.Uint64())
+	link = treeLink(id)
+	// A link that lies where the tree will: exchanged, both are in place at one moment.
+	if err := f.root.Symlink(link, path.Join(treesDir, id)); err != nil {
+		return "", err
+	}
+	return link, f.exchangeTree(v, id)
+}
+
+func (f *filesystem) exchangeTree(v versionInfo, id string) error {
+	version, err := openTreeDir(f.root, v.path())
+	if err != nil {
 		return err
 	}
-	return errors.Join(exchange(dir, newLinkName, dir, treeName), dir.root.RemoveAll(newLinkName))
+	defer version.Close()
+	trees, err := openTreeDir(f.root, treesDir)
+	if err != nil {
+		return err
+	}
+	defer trees.Close()
+	return exchange(version, treeName, trees, id)
+}
+
+// exchange gives two entries each other's name, at one moment.
+func exchange(a *treeDir, nameA string, b *treeDir, nameB string) error {
+	err := unix.Renameat2(int(a.fd.Fd()), nameA, int(b.fd.Fd()), nameB, unix.RENAME_EXCHANGE)
+	if err != nil {
+		return &os.LinkError{Op: "exchange", Old: nameA, New: nameB, Err: err}
+	}
+	return nil
 }
 
 // checkTree looks whether all that has a place in v's tree is there, by type and size.
@@ -75,78 +111,50 @@ func (f *filesystem) checkTree(v versionInfo, m *Manifest) error {
 	return nil
 }
 
-// newLink makes newLinkName in the directory of a version.
-func (d *treeDir) newLink(owner string) error {
-	if err := d.remove(newLinkName); err != nil { // of a destroy that was interrupted
+// hideUnusedTrees leaves the trees that no version leads to to removeLeftovers. The
+// caller has the writer's lock.
+func (f *filesystem) hideUnusedTrees() error {
+	trees, err := readDir(f.root, treesDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || len(trees) == 0 {
 		return err
 	}
-	return d.root.Symlink(treeLink(owner), newLinkName)
-}
-
-// exchange gives two entries each other's name, at one moment.
-func exchange(a *treeDir, nameA string, b *treeDir, nameB string) error {
-	err := unix.Renameat2(int(a.fd.Fd()), nameA, int(b.fd.Fd()), nameB, unix.RENAME_EXCHANGE)
+	used, err := f.usedTrees()
 	if err != nil {
-		return &os.LinkError{Op: "exchange", Old: nameA, New: nameB, Err: err}
+		return err
+	}
+	for _, tree := range trees {
+		if used[treeLink(tree.Name())] {
+			continue
+		}
+		if err := f.root.Rename(path.Join(treesDir, tree.Name()), destroyingPath()); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// bequeath hands the tree of a version that is about to be destroyed to those that share
-// it. The caller has the writer's lock and has claimed the tree. Whatever interrupts it,
-// only the version itself may be without a tree.
-func (f *filesystem) bequeath(v versionInfo) error {
-	heirs, err := f.heirs(v)
-	if err != nil || len(heirs) == 0 {
-		return err
-	}
-	for _, other := range heirs[1:] { // to the first one, by its link, until that has the tree
-		if err := f.relink(other, heirs[0]); err != nil {
-			return err
-		}
-	}
-	from, err := openTreeDir(f.root, v.path())
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	to, err := openTreeDir(f.root, heirs[0])
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	if err := exchange(from, treeName, to, treeName); err != nil {
-		return err
-	}
-	return errors.Join(from.fd.Sync(), to.fd.Sync())
-}
-
-// heirs returns the paths of the versions that share v's tree.
-func (f *filesystem) heirs(v versionInfo) (paths []string, err error) {
+// usedTrees returns the links of all versions, and of the one that is being received.
+func (f *filesystem) usedTrees() (map[string]bool, error) {
 	entries, err := readDir(f.root, ".")
 	if err != nil {
 		return nil, err
 	}
+	versions := []string{path.Join(receivingDir, buildName)}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "@") {
-			continue
-		}
-		if link, err := f.root.Readlink(path.Join(e.Name(), treeName)); err == nil && link == treeLink(v.path()) {
-			paths = append(paths, e.Name())
+		if strings.HasPrefix(e.Name(), "@") {
+			versions = append(versions, e.Name())
 		}
 	}
-	return paths, nil
-}
-
-// relink makes the tree of the version at name a link to that of another one.
-func (f *filesystem) relink(name, owner string) error {
-	dir, err := openTreeDir(f.root, name)
-	if err != nil {
-		return err
+	used := map[string]bool{}
+	for _, v := range versions {
+		link, err := f.root.Readlink(path.Join(v, treeName))
+		if exhausted(err) {
+			return nil, err
+		}
+		used[link] = true // "" for a tree that is no link
 	}
-	defer dir.Close()
-	if err := dir.newLink(owner); err != nil {
-		return err
-	}
-	return errors.Join(dir.root.Rename(newLinkName, treeName), dir.fd.Sync())
+	return used, nil
 }

@@ -1,16 +1,18 @@
 package dir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/iotest"
 
-	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
 )
 
@@ -61,24 +63,19 @@ func TestUnchangedVersionsShareTheirTree(t *testing.T) {
 		r.check(v.Name)
 	}
 	r.destroy(one)
-	if r.isShared(r.root, "four") {
-		t.Error("four, the first by name, has not got the tree") // "four" < "three" < "two"
-	}
-	for _, v := range same {
-		r.check(v.Name)
-	}
-	r.destroy(same[1]) // one that has no tree
-	r.destroy(same[2])
-	r.check("two")
-	if r.isShared(r.root, "two") {
-		t.Error("the last version shares a tree with none")
-	}
+	r.destroy(same[1])
+	r.must(os.RemoveAll(filepath.Join(r.root, testFS, "@two"))) // by hand, as some make room
+	r.check("four")
 	r.write("new", []byte("new"))
 	five := r.snapshot("five")
-	r.step(same[0], five)
+	r.step(same[2], five)
 	r.check("five")
 	if r.isShared(r.store, "five") || r.isShared(r.root, "five") {
 		t.Error("a version with a change shares its tree")
+	}
+	r.destroy(same[2])
+	if trees, err := os.ReadDir(filepath.Join(r.root, testFS, treesDir)); err != nil || len(trees) > 0 {
+		t.Errorf("trees that no version has: %v, error %v", trees, err)
 	}
 }
 
@@ -114,42 +111,7 @@ func TestWhatIsNotShared(t *testing.T) {
 	}
 }
 
-// TestBequeathInterrupted: at each moment, all versions but the one that is being
-// destroyed are whole, and it can be destroyed again.
-func TestBequeathInterrupted(t *testing.T) {
-	moments := map[string]func(f *filesystem, v versionInfo) error{
-		"link not in place": func(f *filesystem, _ versionInfo) error {
-			dir, err := openTreeDir(f.root, "@three")
-			if err != nil {
-				return err
-			}
-			return errors.Join(dir.newLink("@two"), dir.Close())
-		},
-		"others lead to the heir": func(f *filesystem, _ versionInfo) error { return f.relink("@two", "@three") },
-		"not hidden":              func(f *filesystem, v versionInfo) error { return f.bequeath(v) },
-	}
-	for name, interrupt := range moments {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
-			r.zoo()
-			one := r.settled()
-			r.unchanged(one, "two", "three")
-			f, err := openFilesystem(r.root, testFS, false)
-			r.must(err)
-			defer f.Close()
-			v, err := f.snapshotInfo(one.Name)
-			r.must(err)
-			r.must(interrupt(f, v))
-			r.check("two")
-			r.check("three")
-			r.destroy(one)
-			r.check("two")
-			r.check("three")
-		})
-	}
-}
-
-// TestDestroyWhileSharedTreeIsUsed: the tree stays where it is.
+// TestDestroyWhileSharedTreeIsUsed: only the version that is used stays.
 func TestDestroyWhileSharedTreeIsUsed(t *testing.T) {
 	r := newRig(t)
 	r.zoo()
@@ -157,16 +119,69 @@ func TestDestroyWhileSharedTreeIsUsed(t *testing.T) {
 	two := r.unchanged(one, "two")[0]
 	used, err := openVersion(r.root, testFS, "two")
 	r.must(err)
-	req := &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{one, two}}
+	defer used.Close()
+	r.destroy(one)
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	r.must(f.setHolds(lastReceivedHoldTag("sink")))
+	req := &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{two}}
 	res, err := r.receiver.DestroySnapshots(t.Context(), req)
 	r.must(err)
-	for _, result := range res.Results {
-		if result.Error == "" {
-			t.Errorf("%s was destroyed", result.Snapshot.Name)
-		}
+	if res.Results[0].Error == "" {
+		t.Error("a version that is used was destroyed")
 	}
-	r.must(used.Close())
+	r.check("two")
+}
+
+// TestSharingInterrupted: a tree that was put aside for a version that did not come is
+// still its version's; a link that was not exchanged is removed.
+func TestSharingInterrupted(t *testing.T) {
+	r := newRig(t)
+	r.zoo()
+	one := r.settled()
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	v, err := f.snapshotInfo("one")
+	r.must(err)
+	m, err := f.readManifest(v)
+	r.must(err)
+	link, err := f.commonTree(v, m)
+	r.must(err)
+	if again, err := f.commonTree(v, m); err != nil || again != link {
+		t.Errorf("a tree that is there already: %q, then %q, error %v", link, again, err)
+	}
+	r.must(f.root.Symlink(treeLink("unused"), treesDir+"/unused"))
+	lock, err := f.lock(t.Context())
+	r.must(err)
+	lock.unlock()
+	if trees, err := os.ReadDir(filepath.Join(r.root, testFS, treesDir)); err != nil || len(trees) != 1 {
+		t.Errorf("trees: %v, error %v", trees, err)
+	}
+	r.check("one")
 	r.destroy(one)
+}
+
+// TestResumeOfSharedTree: a step that shared its tree before it broke, and cannot when it
+// goes on, gets one of its own.
+func TestResumeOfSharedTree(t *testing.T) {
+	r := newRig(t)
+	r.write("d/f", []byte("f"))
+	r.must(os.Mkdir(r.path("empty"), 0o700))
+	one := r.settled()
+	two := r.snapshot("two")
+	whole := r.stream(one, two, "")
+	tail := errors.New("broken")
+	if err := r.receive(two, io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(tail))); !errors.Is(err, tail) {
+		t.Fatal(err)
+	}
+	r.must(os.Remove(filepath.Join(treeOf(r.root, "one"), "empty")))
+	rest := r.stream(one, two, r.token())
+	r.must(r.receive(two, bytes.NewReader(rest)))
+	if r.isShared(r.root, "two") {
+		t.Error("it shares a tree that lacks something")
+	}
 	r.check("two")
 }
 
@@ -183,15 +198,15 @@ func TestShareTreeWithoutExchange(t *testing.T) {
 	m, err := f.readManifest(v)
 	r.must(err)
 	r.must(f.root.MkdirAll("work", 0o700)) // without a tree to exchange
-	if err := f.shareTree("work", v, m); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("error %v", err)
+	if f.shareTree("work", v, m) {
+		t.Error("shared")
 	}
 	if entries, err := os.ReadDir(filepath.Join(r.store, testFS, "work")); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, error %v", entries, err)
 	}
 	gone := v
 	gone.manifest = "@gone/manifest"
-	if err := f.shareTree("work", gone, m); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, endpoint.ErrNotFound) {
-		t.Errorf("of a version that is not there: %v", err)
+	if f.shareTree("work", gone, m) {
+		t.Error("the tree of a version that is not there is shared")
 	}
 }

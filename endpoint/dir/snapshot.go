@@ -45,10 +45,8 @@ type SnapshotReport struct {
 	Notes   []string // what else a user should know
 }
 
-const (
-	// readAttempts is how often a file that changes while it is read is read.
-	readAttempts = 4
-)
+// readAttempts is how often a file that changes while it is read is read.
+const readAttempts = 4
 
 // Snapshot makes a new version of a filesystem from what its directory holds now.
 // The directory is not frozen meanwhile: files are consistent each for itself, and
@@ -239,7 +237,7 @@ func (b *snapshotter) unchanged(i int) int {
 // shared makes the tree that of the version before, if nothing changed since. Where that
 // is not possible, false, it is to be built.
 func (b *snapshotter) shared(f *filesystem) bool {
-	if !b.nothingChanged() || f.shareTree(snapshottingDir, b.prev.version, b.prev.manifest) != nil {
+	if !b.nothingChanged() || !f.shareTree(snapshottingDir, b.prev.version, b.prev.manifest) {
 		return false
 	}
 	b.entries = b.prev.manifest.Entries

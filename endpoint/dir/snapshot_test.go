@@ -1053,3 +1053,21 @@ func (r *rig) disturb(i int) {
 		os.WriteFile(file, random(uint64(i), i%5000), 0o644)
 	}
 }
+
+// TestSnapshotLeavesOutWhatIsTooLarge: no file prevents all versions.
+func TestSnapshotLeavesOutWhatIsTooLarge(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "dir")
+	if err != nil {
+		t.Skipf("SKIPPED: no tmpfs here: %v", err)
+	}
+	defer os.RemoveAll(dir)
+	r := newRigAt(t, dir)
+	r.write("f", []byte("f"))
+	r.write("huge", nil)
+	r.must(os.Truncate(r.path("huge"), MaxFileBytes+1))
+	report, err := r.sender.Snapshot(t.Context(), testFS, "one", SnapshotOptions{})
+	r.must(err)
+	if report.Files != 1 || len(report.Inconsistent) != 1 {
+		t.Errorf("%d files, left out: %v", report.Files, report.Inconsistent)
+	}
+}

@@ -24,6 +24,7 @@ const (
 	receivingDir    = metaDir + "/receiving"
 	snapshottingDir = metaDir + "/snapshotting"
 	bookmarksDir    = metaDir + "/bookmarks"
+	treesDir        = metaDir + "/trees"
 	destroyingName  = "destroying-" // in metaDir, before a random number
 	lockName        = metaDir + "/lock"
 	treeName        = "tree"
@@ -258,6 +259,9 @@ func (f *filesystem) tryLock() (*fsLock, error) {
 	if err := f.root.Rename(snapshottingDir, destroyingPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.log.Warn("an interrupted snapshot is in the way", "filesystem", f.name, "err", err)
 	}
+	if err := f.hideUnusedTrees(); err != nil {
+		f.log.Warn("trees without a version stay", "filesystem", f.name, "err", err)
+	}
 	return &fsLock{file: file}, nil
 }
 
@@ -413,12 +417,7 @@ func readLimited(root *os.Root, name string) ([]byte, error) {
 
 // openTree opens a snapshot's tree, its own or the one that it shares.
 func (f *filesystem) openTree(v versionInfo) (*treeDir, error) {
-	name := path.Join(path.Dir(v.manifest), treeName)
-	tree, err := openTreeDir(f.root, name)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, fs.ErrNotExist) {
-		return openTreeDir(f.root, name) // it was handed on just now (bequeath)
-	}
-	return tree, err
+	return openTreeDir(f.root, path.Join(path.Dir(v.manifest), treeName))
 }
 
 // commit makes a built version visible: work (a path below the filesystem's root

@@ -372,7 +372,7 @@ func (f *filesystem) hideAll(ctx context.Context, snapshots []*pdu.FilesystemVer
 		}
 		res.Results = append(res.Results, result)
 	}
-	return res, syncDir(f.root, ".")
+	return res, errors.Join(f.hideUnusedTrees(), syncDir(f.root, "."))
 }
 
 // hide takes a snapshot out of sight. One that is damaged is known by its name alone.
@@ -398,15 +398,12 @@ func (f *filesystem) hide(want *pdu.FilesystemVersion) error {
 	if err := f.checkHolds(v); err != nil {
 		return err
 	}
-	tree, err := f.claim(v)
+	claimed, err := f.claim(v)
 	if err != nil {
 		return err
 	}
-	if tree != nil {
-		defer tree.Close()
-		if err := f.bequeath(v); err != nil {
-			return err
-		}
+	if claimed != nil {
+		defer claimed.Close()
 	}
 	return f.root.Rename(v.path(), destroyingPath())
 }
@@ -428,25 +425,25 @@ func (f *filesystem) checkHolds(v versionInfo) error {
 	return err
 }
 
-// claim opens the tree of a snapshot that is about to be hidden, and keeps others from
-// it until that is closed; nil: nobody can use it anyway. endpoint.ErrBusy if
+// claim locks the directory of a snapshot that is about to be hidden, and keeps others
+// from it until that is closed; nil: nobody can use it anyway. endpoint.ErrBusy if
 // somebody does.
-func (f *filesystem) claim(v versionInfo) (*treeDir, error) {
-	tree, err := f.openTree(v)
+func (f *filesystem) claim(v versionInfo) (*os.File, error) {
+	dir, err := f.root.Open(v.path())
 	if isDamage(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = flock(tree.fd, unix.LOCK_EX|unix.LOCK_NB)
+	err = flock(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = fmt.Errorf("%w: snapshot %s is in use: it is being sent, verified or restored", endpoint.ErrBusy, v.Name)
 	}
 	if err != nil {
-		return nil, errors.Join(err, tree.Close())
+		return nil, errors.Join(err, dir.Close())
 	}
-	return tree, nil
+	return dir, nil
 }
 
 // share opens the tree of a snapshot that was listed, which keeps that, held or not,
@@ -454,11 +451,16 @@ func (f *filesystem) claim(v versionInfo) (*treeDir, error) {
 // writes nothing, so that all who may read a store can. endpoint.ErrNotFound if the
 // snapshot was destroyed meanwhile.
 func (f *filesystem) share(v versionInfo) (*treeDir, error) {
-	tree, err := f.openTree(v)
+	dir, err := f.root.Open(v.path())
 	if err != nil {
 		return nil, f.damaged(v, err)
 	}
-	err = os.NewSyscallError("flock", flock(tree.fd, unix.LOCK_SH)) // a claim takes moments
+	tree, err := f.openTree(v)
+	if err != nil {
+		return nil, errors.Join(f.damaged(v, err), dir.Close())
+	}
+	tree.version = dir
+	err = os.NewSyscallError("flock", flock(dir, unix.LOCK_SH)) // a claim takes moments
 	if err == nil {
 		err = f.checkThere(v)
 	}

@@ -228,7 +228,7 @@ func sourceError(err error) error {
 // come from it, also where a clone of it was read, which has the same blocks; those of
 // writing come from the store, and fail the snapshot.
 func contentError(err error) error {
-	if errors.Is(err, errShrank) {
+	if errors.Is(err, errShrank) || errors.Is(err, errTooLarge) {
 		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	var failed *fs.PathError
