@@ -41,12 +41,13 @@
 //
 // # Sources
 //
-// A sender gathers what the Reads of its source return until it has 256 KiB for a
-// frame: with frames of 64 KiB, sending and receiving take a third more of the
-// processors' time, with 4 KiB twice as much. If the source pauses, what has been
-// gathered goes out within a second, and then heartbeats do. While a frame is sent,
-// nobody reads the source: a program's pipe of 64 KiB stops the program meanwhile,
-// which can cost a tenth of the throughput; a larger one (F_SETPIPE_SZ) helps.
+// A sender gathers what the Reads of its source return until it has 64 KiB for a
+// frame, as much as a pipe holds: with frames of 4 KiB, sending and receiving take
+// twice the processors' time. A source that fills larger buffers, up to the frame's
+// limit of 512 KiB, saves a third of it. If the source pauses, what has been gathered
+// goes out within a second, and then heartbeats do. While a frame is sent, nobody reads
+// the source: a program's pipe of 64 KiB stops the program meanwhile; a larger one
+// (F_SETPIPE_SZ) helps.
 //
 // # Goroutines
 //

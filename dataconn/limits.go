@@ -10,8 +10,10 @@ const (
 	// less the header, since the kernel copies whole pages faster.
 	frameSize = 512<<10 - headerSize
 	// minFrameSize is how much of a stream is gathered before it goes out as a frame,
-	// unless its source pauses.
-	minFrameSize = 256 << 10
+	// in bytes: what a full pipe gives at once. Waiting for more would leave the wire
+	// idle while the program behind the pipe works: with four times as much, a stream
+	// from pipe to pipe is a fifth slower.
+	minFrameSize = 64 << 10
 
 	// The largest messages, by frame type. Base peers block on larger ones.
 	maxRequestHeader  = 32 << 10

@@ -152,7 +152,7 @@ func TestNoAllocations(t *testing.T) {
 	sender, receiver := newConn(t.Context(), a, false), newConn(t.Context(), b, false)
 	in := inStream{c: receiver}
 	sender.out.buf = new(buffer)
-	payload, buf := make([]byte, 64<<10), make([]byte, 128<<10)
+	payload, buf := make([]byte, minFrameSize/2), make([]byte, minFrameSize)
 	src := bytes.NewReader(nil)
 	send := func() {
 		src.Reset(payload)
