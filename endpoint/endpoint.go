@@ -62,7 +62,7 @@ type Receiver interface {
 	// error that Receive returns. Where the endpoint can, a broken step leaves a
 	// resume token behind. No two receives go into one filesystem: ErrBusy. No
 	// room for the data is ErrNoSpace. It does not close the stream. A Read of it
-	// that has begun is waited for: it has to end when ctx does.
+	// that has begun may be waited for: it has to end when ctx does.
 	Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error)
 }
 

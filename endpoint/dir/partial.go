@@ -227,10 +227,16 @@ func (f *filesystem) openReceiving(boot string) (p *partial, err error) {
 func (p *partial) ownTree() error {
 	const name = buildName + "/" + treeName
 	st, err := p.root.Lstat(name)
-	if err != nil || st.IsDir() {
+	if err == nil && st.IsDir() {
+		return nil
+	}
+	if err == nil {
+		err = p.root.Remove(name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(p.root.Remove(name), p.root.Mkdir(name, 0o700))
+	return p.root.Mkdir(name, 0o700)
 }
 
 // closeOn closes p if there is an error.

@@ -50,6 +50,9 @@ func (f *filesystem) commonTree(v versionInfo, m *Manifest) (link string, err er
 		return "", err
 	}
 	link, err = f.root.Readlink(path.Join(v.path(), treeName))
+	if err == nil && link != treeLink(path.Base(link)) {
+		return "", fmt.Errorf("the tree of %s is a link that is not ours, to %q", v.Name, link)
+	}
 	if err == nil || !errors.Is(err, unix.EINVAL) { // EINVAL: it is no link
 		return link, err
 	}
@@ -111,9 +114,15 @@ func (f *filesystem) checkTree(v versionInfo, m *Manifest) error {
 	return nil
 }
 
-// hideUnusedTrees leaves the trees that no version leads to to removeLeftovers. The
-// caller has the writer's lock.
-func (f *filesystem) hideUnusedTrees() error {
+// hideUnusedTrees leaves the trees that no version leads to to removeLeftovers. What goes
+// wrong is in nobody's way. The caller has the writer's lock.
+func (f *filesystem) hideUnusedTrees() {
+	if err := f.tryHideUnusedTrees(); err != nil {
+		f.log.Warn("trees without a version stay for now", "filesystem", f.name, "err", err)
+	}
+}
+
+func (f *filesystem) tryHideUnusedTrees() error {
 	trees, err := readDir(f.root, treesDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -126,7 +135,7 @@ func (f *filesystem) hideUnusedTrees() error {
 		return err
 	}
 	for _, tree := range trees {
-		if used[treeLink(tree.Name())] {
+		if used[tree.Name()] {
 			continue
 		}
 		if err := f.root.Rename(path.Join(treesDir, tree.Name()), destroyingPath()); err != nil {
@@ -136,7 +145,9 @@ func (f *filesystem) hideUnusedTrees() error {
 	return nil
 }
 
-// usedTrees returns the links of all versions, and of the one that is being received.
+// usedTrees returns the names of the trees that versions lead to, however their links are
+// written, that which is being received among them. While it cannot be told of one of
+// them where it leads, it is an error: its tree must stay.
 func (f *filesystem) usedTrees() (map[string]bool, error) {
 	entries, err := readDir(f.root, ".")
 	if err != nil {
@@ -151,10 +162,12 @@ func (f *filesystem) usedTrees() (map[string]bool, error) {
 	used := map[string]bool{}
 	for _, v := range versions {
 		link, err := f.root.Readlink(path.Join(v, treeName))
-		if exhausted(err) {
+		switch {
+		case err == nil:
+			used[path.Base(link)] = true
+		case !errors.Is(err, unix.EINVAL) && !isDamage(err): // EINVAL: it has a tree of its own
 			return nil, err
 		}
-		used[link] = true // "" for a tree that is no link
 	}
 	return used, nil
 }

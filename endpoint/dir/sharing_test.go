@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -209,4 +210,53 @@ func TestShareTreeWithoutExchange(t *testing.T) {
 	if f.shareTree("work", gone, m) {
 		t.Error("the tree of a version that is not there is shared")
 	}
+}
+
+// TestStoreUnreadableVersionKeepsItsTree: while nobody can tell what it leads to, no tree
+// is removed. (Also run by a user whom modes keep out: TestWithoutRoot.)
+func TestStoreUnreadableVersionKeepsItsTree(t *testing.T) {
+	r := newRig(t)
+	r.write("d/f", []byte("f"))
+	one := r.settled()
+	r.unchanged(one, "two")
+	r.destroy(one)
+	version := filepath.Join(r.root, testFS, "@two")
+	r.must(os.Chmod(version, 0))
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	f.log = &storeLog{Logger: slog.New(slog.DiscardHandler)}
+	lock, err := f.lock(t.Context())
+	r.must(err)
+	lock.unlock()
+	r.must(os.Chmod(version, 0o700))
+	r.check("two")
+}
+
+// TestLinksOfOthers: one to a tree keeps that however it is written; one to another
+// version's tree is not passed on.
+func TestLinksOfOthers(t *testing.T) {
+	r := newRig(t)
+	r.write("f", []byte("f"))
+	one := r.settled()
+	two := r.unchanged(one, "two")[0]
+	r.destroy(one)
+	link, err := os.Readlink(treeOf(r.root, "two"))
+	r.must(err)
+	r.must(os.Remove(treeOf(r.root, "two")))
+	r.must(os.Symlink("./"+link, treeOf(r.root, "two")))
+	f, err := openFilesystem(r.root, testFS, false)
+	r.must(err)
+	defer f.Close()
+	lock, err := f.lock(t.Context())
+	r.must(err)
+	lock.unlock()
+	r.check("two")
+
+	three := r.snapshot("three")
+	r.step(two, three)
+	if r.isShared(r.root, "three") {
+		t.Error("a link that is not ours is passed on")
+	}
+	r.check("three")
 }

@@ -259,9 +259,7 @@ func (f *filesystem) tryLock() (*fsLock, error) {
 	if err := f.root.Rename(snapshottingDir, destroyingPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.log.Warn("an interrupted snapshot is in the way", "filesystem", f.name, "err", err)
 	}
-	if err := f.hideUnusedTrees(); err != nil {
-		f.log.Warn("trees without a version stay", "filesystem", f.name, "err", err)
-	}
+	f.hideUnusedTrees()
 	return &fsLock{file: file}, nil
 }
 

@@ -372,7 +372,8 @@ func (f *filesystem) hideAll(ctx context.Context, snapshots []*pdu.FilesystemVer
 		}
 		res.Results = append(res.Results, result)
 	}
-	return res, errors.Join(f.hideUnusedTrees(), syncDir(f.root, "."))
+	f.hideUnusedTrees()
+	return res, syncDir(f.root, ".")
 }
 
 // hide takes a snapshot out of sight. One that is damaged is known by its name alone.
