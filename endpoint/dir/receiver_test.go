@@ -1083,7 +1083,8 @@ func TestReceiveRefusesTakenName(t *testing.T) {
 func TestReceiveEndsWithItsContext(t *testing.T) {
 	r, _, two, whole := broken(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	stream := io.MultiReader(bytes.NewReader(whole[:1<<20]), onRead(func() { cancel(errCut) }), bytes.NewReader(whole[1<<20:]))
+	const n = saveEvery + 2*aheadBlocks*aheadBlock // when it was read, more than saveEvery was written
+	stream := io.MultiReader(bytes.NewReader(whole[:n]), onRead(func() { cancel(errCut) }), bytes.NewReader(whole[n:]))
 	_, err := r.receiver.Receive(ctx, &pdu.ReceiveReq{Filesystem: testFS, To: two}, stream)
 	if !errors.Is(err, errCut) || r.token() == "" {
 		t.Errorf("error %v, token %q", err, r.token())
