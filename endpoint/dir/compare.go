@@ -26,7 +26,7 @@ type Difference struct {
 // process is root. Where holes lie makes no difference. Sockets are passed over, as
 // snapshots leave them out. Neither may change meanwhile.
 func Compare(ctx context.Context, a, b string) ([]Difference, error) {
-	c := &comparer{ctx: ctx, root: os.Geteuid() == 0}
+	c := &comparer{ctx: ctx, root: isRoot}
 	for i, path := range []string{a, b} {
 		root, err := os.OpenRoot(path)
 		if err != nil {

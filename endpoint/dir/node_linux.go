@@ -203,9 +203,9 @@ type treeCursor struct {
 
 func newTreeCursor(top *treeDir) *treeCursor { return &treeCursor{top: top, cur: top} }
 
-// again returns a further cursor of the same tree, to be closed by itself.
-func (c *treeCursor) again() (*treeCursor, error) {
-	top, err := openTreeDir(c.top.root, ".")
+// cursor returns a cursor of the tree below d, to be closed by itself.
+func (d *treeDir) cursor() (*treeCursor, error) {
+	top, err := openTreeDir(d.root, ".")
 	if err != nil {
 		return nil, err
 	}

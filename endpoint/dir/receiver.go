@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -51,7 +50,7 @@ func NewReceiver(opts ReceiverOptions) (*Receiver, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	if os.Geteuid() != 0 {
+	if !isRoot {
 		opts.Logger.Info("not root: owners are kept in manifests only")
 	}
 	return &Receiver{opts: opts, log: &storeLog{Logger: opts.Logger}, boot: readBootID()}, nil

@@ -162,11 +162,11 @@ type restoreWorker struct {
 }
 
 func (r *restorer) newWorker() (*restoreWorker, error) {
-	from, err := r.version.tree.again()
+	from, err := r.version.tree.top.cursor()
 	if err != nil {
 		return nil, err
 	}
-	to, err := newTreeCursor(r.target).again()
+	to, err := r.target.cursor()
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}
@@ -351,7 +351,7 @@ func nodeMode(e *Entry) uint32 {
 
 func (w *restoreWorker) link(dir *treeDir, name, first string) error {
 	// A cursor for each name serves: hard links are few.
-	cursor, err := w.to.again()
+	cursor, err := w.to.top.cursor()
 	if err != nil {
 		return err
 	}

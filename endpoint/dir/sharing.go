@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
@@ -59,7 +58,7 @@ func (f *filesystem) commonTree(v versionInfo, m *Manifest) (link string, err er
 	if err := f.root.MkdirAll(treesDir, 0o700); err != nil {
 		return "", err
 	}
-	id := fmt.Sprintf("%016x", rand.Uint64())
+	id := fmt.Sprintf("%016x", randomGUID())
 	link = treeLink(id)
 	// A link that lies where the tree will: exchanged, both are in place at one moment.
 	if err := f.root.Symlink(link, path.Join(treesDir, id)); err != nil {

@@ -91,7 +91,7 @@ type verifyWorker struct {
 }
 
 func (v *verifier) newWorker() (*verifyWorker, error) {
-	tree, err := v.version.tree.again()
+	tree, err := v.version.tree.top.cursor()
 	if err != nil {
 		return nil, err
 	}

@@ -32,11 +32,11 @@ func (b *snapshotter) newWorker() (*snapshotWorker, error) {
 		if c.top == nil {
 			continue
 		}
-		d, err := openTreeDir(c.top.root, ".")
+		cursor, err := c.top.cursor()
 		if err != nil {
 			return nil, errors.Join(err, w.Close())
 		}
-		*c.cursor = newTreeCursor(d)
+		*c.cursor = cursor
 	}
 	return w, nil
 }
