@@ -22,8 +22,9 @@ const (
 	endpointRecv = "/v1/recv"
 )
 
-// A Dialer opens a connection for one request. The caller of Dialer closes the wire.
-type Dialer func(ctx context.Context) (transport.Wire, error)
+// A Dialer opens a connection and tells what both ends agreed on. The caller of Dialer
+// closes the wire.
+type Dialer func(ctx context.Context) (transport.Wire, Features, error)
 
 // A Client makes requests, each on a connection of its own. Its methods may be
 // called concurrently. They return the Dialer's error as it is, a RemoteError for
@@ -31,6 +32,7 @@ type Dialer func(ctx context.Context) (transport.Wire, error)
 // the context's cause.
 type Client struct {
 	dial Dialer
+	opts ClientOptions
 
 	mu     sync.Mutex
 	closed bool
@@ -43,9 +45,9 @@ type call struct {
 	cancel context.CancelCauseFunc
 }
 
-// NewClient returns a client that dials each request's connection with dial.
-func NewClient(dial Dialer) *Client {
-	return &Client{dial: dial, calls: map[*call]struct{}{}}
+// NewClient returns a client that dials its connections with dial.
+func NewClient(dial Dialer, opts ClientOptions) *Client {
+	return &Client{dial: dial, opts: opts, calls: map[*call]struct{}{}}
 }
 
 // Ping returns what the peer echoes.
@@ -135,7 +137,7 @@ func (cl *Client) do(caller context.Context, endpoint string, req, res proto.Mes
 	if err != nil {
 		return nil, err
 	}
-	wire, err := cl.dial(ctx)
+	wire, _, err := cl.dial(ctx)
 	if err != nil {
 		end()
 		return nil, err

@@ -404,7 +404,7 @@ func TestPausingSource(t *testing.T) {
 		r, w := io.Pipe()
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		wg.Go(func() { ServeConn(t.Context(), server, handleSend(r, nil), nil) })
+		wg.Go(func() { ServeConn(t.Context(), server, handleSend(r, nil), ServeOptions{}) })
 		if _, err := peer.Write(unhex(t, sendRequest)); err != nil {
 			t.Fatal(err)
 		}
@@ -434,7 +434,7 @@ func TestSmallReadsAreGathered(t *testing.T) {
 		server, peer := memPair()
 		data := bytes.NewReader(pattern(3 * minFrameSize))
 		small := readerFunc(func(p []byte) (int, error) { return data.Read(p[:4096]) })
-		go ServeConn(t.Context(), server, handleSend(small, nil), nil)
+		go ServeConn(t.Context(), server, handleSend(small, nil), ServeOptions{})
 		if _, err := peer.Write(unhex(t, sendRequest)); err != nil {
 			t.Fatal(err)
 		}
@@ -500,7 +500,7 @@ func TestLateRequest(t *testing.T) {
 				var log bytes.Buffer
 				server, peer := memPair()
 				var wg sync.WaitGroup
-				wg.Go(func() { ServeConn(t.Context(), server, handlePing(nil), slog.New(slog.NewTextHandler(&log, nil))) })
+				wg.Go(func() { ServeConn(t.Context(), server, handlePing(nil), ServeOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))}) })
 				wg.Go(func() { writeSlowly(peer, tt.every, tt.writes) })
 				begin := time.Now()
 				if _, err := io.Copy(io.Discard, peer); err != nil { // to the server's end
@@ -536,7 +536,7 @@ func TestServerStops(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			ServeConn(ctx, server, sending(endless{}), nil)
+			ServeConn(ctx, server, sending(endless{}), ServeOptions{})
 		}()
 		if _, err := peer.Write(unhex(t, sendRequest)); err != nil {
 			t.Fatal(err)

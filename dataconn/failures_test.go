@@ -22,7 +22,7 @@ import (
 func TestFailure01OversizedMessageBlocks(t *testing.T) {
 	huge := strings.Repeat("x", maxResponse+1)
 	t.Run("own request", func(t *testing.T) {
-		cl := NewClient(nil) // it must not even dial
+		cl := NewClient(nil, ClientOptions{}) // it must not even dial
 		if _, err := cl.Ping(t.Context(), &pdu.PingReq{Message: huge}); err == nil {
 			t.Error("no error")
 		}
@@ -60,7 +60,7 @@ func TestFailure01OversizedMessageBlocks(t *testing.T) {
 // refusesRequest checks that a server says what is wrong with a request.
 func refusesRequest(t *testing.T, request []byte) {
 	server, peer := memPair()
-	go ServeConn(t.Context(), server, handler{}, nil)
+	go ServeConn(t.Context(), server, handler{}, ServeOptions{})
 	go func() {
 		_, _ = peer.Write(request)
 		peer.CloseWrite()
@@ -111,7 +111,7 @@ func TestFailure03FailedSendLeaks(t *testing.T) {
 		}
 	})
 	t.Run("dial fails", func(t *testing.T) {
-		cl := NewClient(func(context.Context) (transport.Wire, error) { return nil, errDied })
+		cl := NewClient(func(context.Context) (transport.Wire, Features, error) { return nil, Features{}, errDied }, ClientOptions{})
 		if _, _, err := cl.Send(t.Context(), sendReq); !errors.Is(err, errDied) {
 			t.Errorf("error %v", err)
 		}
@@ -167,7 +167,7 @@ func TestFailure06HandlersRunOnAfterClientGone(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					server, peer := memPair()
 					ended := make(chan struct{})
-					go ServeConn(t.Context(), server, waiting(ended, tt.within == 0), nil)
+					go ServeConn(t.Context(), server, waiting(ended, tt.within == 0), ServeOptions{})
 					if _, err := peer.Write(unhex(t, tt.request)); err != nil {
 						t.Fatal(err)
 					}
@@ -298,7 +298,7 @@ func TestServerSurvivesGarbage(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				ServeConn(t.Context(), server, handler{}, nil)
+				ServeConn(t.Context(), server, handler{}, ServeOptions{})
 			}()
 			peer.CloseWriteAfter(garbage)
 			_, _ = io.Copy(io.Discard, peer)
@@ -315,7 +315,7 @@ func TestServerGivesUpSilentClient(t *testing.T) {
 			server, peer := memPair()
 			begin := time.Now()
 			go func() { _, _ = peer.Write(unhex(t, request)) }()
-			ServeConn(t.Context(), server, handleReceive(nil), nil)
+			ServeConn(t.Context(), server, handleReceive(nil), ServeOptions{})
 			if d := time.Since(begin); d > 15*time.Second {
 				t.Errorf("after %v", d)
 			}

@@ -32,6 +32,16 @@ const (
 // before a source is taken for broken, as bufio does.
 const maxEmptyReads = 100
 
+// What a client keeps unless its options say otherwise.
+const (
+	// DefaultMaxIdle is how many idle connections are kept: as many as requests are likely
+	// to run at once.
+	DefaultMaxIdle = 128
+	// DefaultIdleTimeout is how long one is kept: longer than what lies between two steps
+	// of one replication, far shorter than what lies between two replications.
+	DefaultIdleTimeout = time.Minute
+)
+
 const (
 	// heartbeatInterval is the silence after which a side sends a heartbeat.
 	heartbeatInterval = 5 * time.Second

@@ -198,15 +198,15 @@ type link struct {
 // connect returns a link. The test must call its close, best deferred.
 func connect(h Handler) *link {
 	l := &link{wire: make(chan *memWire, 1)}
-	l.Client = NewClient(func(context.Context) (transport.Wire, error) {
+	l.Client = NewClient(func(context.Context) (transport.Wire, Features, error) {
 		client, server := memPair()
-		l.wg.Go(func() { ServeConn(context.Background(), server, h, nil) })
+		l.wg.Go(func() { ServeConn(context.Background(), server, h, ServeOptions{}) })
 		select {
 		case l.wire <- client:
 		default:
 		}
-		return client, nil
-	})
+		return client, Features{}, nil
+	}, ClientOptions{})
 	return l
 }
 
@@ -219,7 +219,7 @@ func (l *link) close() {
 // dialTo returns a client with one connection: to a peer that the test plays.
 func dialTo() (*Client, *memWire) {
 	client, peer := memPair()
-	return NewClient(func(context.Context) (transport.Wire, error) { return client, nil }), peer
+	return NewClient(func(context.Context) (transport.Wire, Features, error) { return client, Features{}, nil }, ClientOptions{}), peer
 }
 
 // endless reads the same byte for ever.

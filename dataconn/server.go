@@ -36,8 +36,9 @@ var errNoEndpoint = errors.New("requested endpoint does not exist")
 
 // ServeConn answers the one request on wire with h and closes it. It returns when
 // h's method has and the wire is closed. The handler's context is derived from ctx;
-// the end of ctx ends the connection. A nil logger logs nothing.
-func ServeConn(ctx context.Context, wire transport.Wire, h Handler, logger *slog.Logger) {
+// the end of ctx ends the connection.
+func ServeConn(ctx context.Context, wire transport.Wire, h Handler, opts ServeOptions) {
+	logger := opts.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}

@@ -30,13 +30,13 @@ func listenTCP(t testing.TB) *net.TCPListener {
 const testTimeout = time.Minute
 
 func dialer(addr net.Addr) Dialer {
-	return func(ctx context.Context) (transport.Wire, error) {
+	return func(ctx context.Context) (transport.Wire, Features, error) {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, addr.Network(), addr.String())
 		if err != nil {
-			return nil, err
+			return nil, Features{}, err
 		}
-		return conn.(*net.TCPConn), conn.SetDeadline(time.Now().Add(testTimeout))
+		return conn.(*net.TCPConn), Features{}, conn.SetDeadline(time.Now().Add(testTimeout))
 	}
 }
 
@@ -44,7 +44,7 @@ func dialer(addr net.Addr) Dialer {
 func dialTCP(t *testing.T) (*Client, *net.TCPConn) {
 	t.Helper()
 	wire, peer := tcpPair(t)
-	return NewClient(func(context.Context) (transport.Wire, error) { return wire, nil }), peer
+	return NewClient(func(context.Context) (transport.Wire, Features, error) { return wire, Features{}, nil }, ClientOptions{}), peer
 }
 
 // connectTCP returns a client of a server on loopback.
@@ -58,10 +58,10 @@ func connectTCP(t testing.TB, h Handler) *Client {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { ServeConn(context.Background(), conn, h, nil) })
+			wg.Go(func() { ServeConn(context.Background(), conn, h, ServeOptions{}) })
 		}
 	})
-	cl := NewClient(dialer(l.Addr()))
+	cl := NewClient(dialer(l.Addr()), ClientOptions{})
 	t.Cleanup(func() {
 		cl.Close()
 		l.Close()
@@ -190,7 +190,7 @@ func TestNoAllocations(t *testing.T) {
 func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
 	l := listenTCP(t)
-	wire, err := dialer(l.Addr())(context.Background())
+	wire, _, err := dialer(l.Addr())(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

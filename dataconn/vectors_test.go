@@ -180,7 +180,7 @@ func (v *vector) server(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ServeConn(t.Context(), server, v.handler, nil)
+		ServeConn(t.Context(), server, v.handler, ServeOptions{})
 	}()
 	if _, err := peer.Write(unhex(t, v.request)); err != nil {
 		t.Error(err)
@@ -249,7 +249,7 @@ func TestHeartbeatVector(t *testing.T) {
 		go ServeConn(t.Context(), server, handler{ping: func(context.Context, *pdu.PingReq) (*pdu.PingRes, error) {
 			<-release
 			return new(pdu.PingRes), nil
-		}}, nil)
+		}}, ServeOptions{})
 		if _, err := peer.Write(unhex(t, pingRequest)); err != nil {
 			t.Fatal(err)
 		}

@@ -71,7 +71,7 @@ func NewClient(c transport.Connecter, opts ClientOptions) (*Client, error) {
 		return nil, fmt.Errorf("control channel: %w", err)
 	}
 	cl.conn, cl.control = conn, pdu.NewReplicationClient(conn)
-	cl.data = dataconn.NewClient(cl.dialData)
+	cl.data = dataconn.NewClient(cl.dialData, dataconn.ClientOptions{})
 	cl.close = sync.OnceValue(cl.closeBoth)
 	return cl, nil
 }
@@ -109,7 +109,7 @@ func (c *Client) closeBoth() error {
 func (c *Client) dial(ctx context.Context, label string) (*transportmux.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := transportmux.Dial(ctx, c.connecter, label)
+	conn, err := transportmux.Dial(ctx, c.connecter, label, nil)
 	if err != nil {
 		c.logger.Debug("connecting failed", "channel", label, "err", err)
 		return nil, err
@@ -117,12 +117,12 @@ func (c *Client) dial(ctx context.Context, label string) (*transportmux.Conn, er
 	return conn, nil
 }
 
-func (c *Client) dialData(ctx context.Context) (transport.Wire, error) {
+func (c *Client) dialData(ctx context.Context) (transport.Wire, dataconn.Features, error) {
 	conn, err := c.dial(ctx, transportmux.LabelData)
 	if err != nil {
-		return nil, err
+		return nil, dataconn.Features{}, err
 	}
-	return conn.Wire, nil // bare: writev needs to see what the transport returned
+	return conn.Wire, dataconn.Features{}, nil // bare: writev needs to see what the transport returned
 }
 
 func (c *Client) dialControl(ctx context.Context, _ string) (net.Conn, error) {

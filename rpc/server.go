@@ -105,7 +105,7 @@ func (s *Server) serveData(accepting, requests context.Context, conn *transportm
 	defer begin()
 	h := &dataHandler{server: s, client: conn.ClientIdentity, begin: begin}
 	// The bare Wire: writev needs to see what the transport returned.
-	dataconn.ServeConn(ctx, conn.Wire, h, s.logger.With("client", conn.ClientIdentity))
+	dataconn.ServeConn(ctx, conn.Wire, h, dataconn.ServeOptions{Logger: s.logger.With("client", conn.ClientIdentity)})
 }
 
 // call is one request on either channel.

@@ -285,7 +285,7 @@ func TestServeStopsWithIdleConnections(t *testing.T) {
 		l, c := localPair(t)
 		server := serve(t, l, &fake{}, ServerOptions{})
 		for _, label := range []string{transportmux.LabelControl, transportmux.LabelData} {
-			conn, err := transportmux.Dial(t.Context(), c, label)
+			conn, err := transportmux.Dial(t.Context(), c, label, nil)
 			check(t, err)
 			defer conn.Close()
 		}

@@ -17,6 +17,14 @@ type Wire interface {
 	CloseWrite() error
 }
 
+// ChecksIntegrity reports whether w itself notices when bytes were changed on their way,
+// as TLS does and TCP, with its 16 bits, does not. A Wire says so by a method of the
+// name ChecksIntegrity, without parameters, that returns true.
+func ChecksIntegrity(w Wire) bool {
+	c, ok := w.(interface{ ChecksIntegrity() bool })
+	return ok && c.ChecksIntegrity()
+}
+
 // A Connecter opens connections to one peer. Connect may be called concurrently.
 type Connecter interface {
 	// Connect returns a Wire that the transport has authenticated (a TLS

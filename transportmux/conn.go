@@ -17,6 +17,27 @@ type Conn struct {
 	transport.Wire
 	ClientIdentity string                // server side only
 	Peer           versionhandshake.Peer // what the peer's banner said
+
+	offered []string // what ours said
+}
+
+// An Offer says which extension lines a side's banner has on a wire. nil: none.
+type Offer func(transport.Wire) []string
+
+func (o Offer) on(w transport.Wire) []string {
+	if o == nil {
+		return nil
+	}
+	return o(w)
+}
+
+// On reports whether an extension is on: both banners carry it. The peer's value
+// is returned as well, if there is one.
+func (c *Conn) On(extension string) (value string, on bool) {
+	if _, ours := versionhandshake.Find(c.offered, extension); !ours {
+		return "", false
+	}
+	return versionhandshake.Find(c.Peer.Extensions, extension)
 }
 
 // A DialError is why Dial failed, with the error of the Connecter, of
@@ -37,14 +58,15 @@ func (e *DialError) Error() string {
 // Unwrap is for errors.Is and errors.As.
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Dial connects, does the version handshake and sends label. It ends early when
-// ctx does. The caller closes the Conn. The error is a *DialError.
-func Dial(ctx context.Context, c transport.Connecter, label string) (*Conn, error) {
+// Dial connects, does the version handshake with the extensions of offer and sends
+// label. It ends early when ctx does. The caller closes the Conn. The error is a
+// *DialError.
+func Dial(ctx context.Context, c transport.Connecter, label string, offer Offer) (*Conn, error) {
 	wire, err := c.Connect(ctx)
 	if err != nil {
 		return nil, &DialError{Err: err}
 	}
-	conn := &Conn{Wire: wire}
+	conn := &Conn{Wire: wire, offered: offer.on(wire)}
 	if err := conn.introduce(ctx, label); err != nil {
 		_ = wire.Close() // the first error is what matters
 		return nil, &DialError{Peer: wire.RemoteAddr(), Err: err}
@@ -58,7 +80,7 @@ func (c *Conn) introduce(ctx context.Context, label string) (err error) {
 	if err != nil {
 		return err
 	}
-	c.Peer, err = versionhandshake.Do(ctx, c.Wire, nil)
+	c.Peer, err = versionhandshake.Do(ctx, c.Wire, c.offered)
 	if err != nil {
 		return err
 	}
@@ -77,19 +99,19 @@ func (c *Conn) introduce(ctx context.Context, label string) (err error) {
 const authTimeout = 10 * time.Second
 
 // authenticate does what the transport needs to know its peer.
-func authenticate(ctx context.Context, p transport.Pending) (*Conn, error) {
+func authenticate(ctx context.Context, p transport.Pending, offer Offer) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, authTimeout)
 	defer cancel()
 	wire, identity, err := p.Authenticate(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{Wire: wire, ClientIdentity: identity}, nil
+	return &Conn{Wire: wire, ClientIdentity: identity, offered: offer.on(wire)}, nil
 }
 
 // receive is the server's side of the set-up; it returns the label.
 func (c *Conn) receive(ctx context.Context) (label string, err error) {
-	c.Peer, err = versionhandshake.Do(ctx, c.Wire, nil)
+	c.Peer, err = versionhandshake.Do(ctx, c.Wire, c.offered)
 	if err != nil {
 		return "", err
 	}

@@ -27,6 +27,7 @@ type Handler func(ctx context.Context, conn *Conn)
 // ServeOptions may be the zero value.
 type ServeOptions struct {
 	MaxPending int          // connections on their way to a handler; 0: DefaultMaxPending
+	Offer      Offer        // extensions of our banners
 	Logger     *slog.Logger // gets a record for each connection that is refused; nil: none
 }
 
@@ -60,13 +61,14 @@ func Serve(ctx context.Context, l transport.Listener, handlers map[string]Handle
 
 type server struct {
 	handlers map[string]Handler
+	offer    Offer
 	logger   *slog.Logger
 	pending  pendingSet
 	running  sync.WaitGroup // one for each connection
 }
 
 func newServer(handlers map[string]Handler, opts ServeOptions) *server {
-	s := &server{handlers: handlers, logger: opts.Logger}
+	s := &server{handlers: handlers, offer: opts.Offer, logger: opts.Logger}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
@@ -133,7 +135,7 @@ func (s *server) start(ctx context.Context, p transport.Pending) {
 
 // setUp does everything before the handler. The caller closes conn, if there is one.
 func (s *server) setUp(ctx context.Context, p transport.Pending) (conn *Conn, handler Handler, err error) {
-	conn, err = authenticate(ctx, p)
+	conn, err = authenticate(ctx, p, s.offer)
 	if err != nil {
 		return nil, nil, err
 	}

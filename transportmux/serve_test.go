@@ -90,7 +90,7 @@ func serve(t *testing.T, l transport.Listener, handlers map[string]transportmux.
 // wantGreeting dials a label.
 func wantGreeting(t *testing.T, c transport.Connecter, label, want string) {
 	t.Helper()
-	conn, err := transportmux.Dial(t.Context(), c, label)
+	conn, err := transportmux.Dial(t.Context(), c, label, nil)
 	if err != nil {
 		t.Errorf("Dial %s: %v", label, err)
 		return
@@ -111,7 +111,7 @@ func TestLabelsReachTheirHandlers(t *testing.T) {
 func TestDialRefusesBadLabel(t *testing.T) {
 	tr := local.New("alice")
 	serve(t, tr.Listener(), greeters, 0)
-	if conn, err := transportmux.Dial(t.Context(), tr.Connecter(), "two\nlines"); err == nil {
+	if conn, err := transportmux.Dial(t.Context(), tr.Connecter(), "two\nlines", nil); err == nil {
 		conn.Close()
 		t.Error("a label that is not printable is sent")
 	}
@@ -297,7 +297,7 @@ func TestRejectedClients(t *testing.T) {
 				opts := transportmux.ServeOptions{Logger: slog.New(slog.NewTextHandler(log, nil))}
 				served <- transportmux.Serve(ctx, l, greeters, opts)
 			}()
-			_, err := transportmux.Dial(t.Context(), c, transportmux.LabelData)
+			_, err := transportmux.Dial(t.Context(), c, transportmux.LabelData, nil)
 			var dial *transportmux.DialError
 			if !errors.As(err, &dial) || dial.Peer == nil {
 				t.Errorf("Dial: %v, want a DialError with the peer", err)
@@ -379,7 +379,7 @@ func TestServeEndsHandlers(t *testing.T) {
 		<-ctx.Done()
 		ended = true
 	}}, 0)
-	conn, err := transportmux.Dial(t.Context(), c, "x")
+	conn, err := transportmux.Dial(t.Context(), c, "x", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -468,7 +468,7 @@ func TestDialEndsWithContext(t *testing.T) {
 		}()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := transportmux.Dial(ctx, tr.Connecter(), transportmux.LabelData); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := transportmux.Dial(ctx, tr.Connecter(), transportmux.LabelData, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Dial: %v, want context.DeadlineExceeded", err)
 		}
 		(<-accepted).Close()
@@ -478,7 +478,7 @@ func TestDialEndsWithContext(t *testing.T) {
 func TestDialFails(t *testing.T) {
 	tr := local.New("alice")
 	tr.Listener().Close()
-	if _, err := transportmux.Dial(t.Context(), tr.Connecter(), transportmux.LabelData); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := transportmux.Dial(t.Context(), tr.Connecter(), transportmux.LabelData, nil); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("Dial: %v, want connection refused", err)
 	}
 }

@@ -190,6 +190,9 @@ func (w *wire) CloseWrite() error {
 	return errors.Join(w.Conn.CloseWrite(), w.tcp.CloseWrite())
 }
 
+// ChecksIntegrity is for transport.ChecksIntegrity.
+func (w *wire) ChecksIntegrity() bool { return true }
+
 // untruncated makes the end of TCP an error. crypto/tls would take it for the end
 // of the stream if it comes between two records, but only TLS's own end is
 // trustworthy, and crypto/tls does not read on after that.
