@@ -20,6 +20,8 @@ var (
 	ErrPermission = errors.New("not permitted")
 	// ErrUnimplemented: the endpoint does not do this.
 	ErrUnimplemented = errors.New("not implemented by this endpoint")
+	// ErrLimit: the client has all that the server gives to one; try again later.
+	ErrLimit = errors.New("over a limit")
 	// ErrFailedPrecondition: the filesystem's state forbids it (a held snapshot, a missing From).
 	ErrFailedPrecondition = errors.New("precondition failed")
 )

@@ -8,8 +8,9 @@ import (
 
 // A Wire is a connected full-duplex byte stream whose two directions close
 // independently: after the peer's CloseWrite and the last byte, Read returns
-// io.EOF, and our own direction keeps working. As for any net.Conn, one reader,
-// one writer and Close may run concurrently.
+// io.EOF, and our own direction keeps working. When a Write fails, the peer does not get
+// all of it: so what did not go out can be sent again elsewhere. As for any net.Conn, one
+// reader, one writer and Close may run concurrently.
 type Wire interface {
 	net.Conn
 

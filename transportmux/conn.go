@@ -84,6 +84,9 @@ func (c *Conn) introduce(ctx context.Context, label string) (err error) {
 	if err != nil {
 		return err
 	}
+	if _, mux := c.On(versionhandshake.ExtensionMux); label == LabelMux && !mux {
+		return ErrNoMux
+	}
 	err = transport.WithTimeout(ctx, c.Wire, labelTimeout, func() error {
 		_, err := c.Wire.Write(encoded)
 		return err
@@ -115,8 +118,12 @@ func (c *Conn) receive(ctx context.Context) (label string, err error) {
 	if err != nil {
 		return "", err
 	}
+	return c.receiveLabel(ctx)
+}
+
+func (c *Conn) receiveLabel(ctx context.Context) (string, error) {
 	var encoded [labelSize]byte
-	err = transport.WithTimeout(ctx, c.Wire, labelTimeout, func() error {
+	err := transport.WithTimeout(ctx, c.Wire, labelTimeout, func() error {
 		_, err := io.ReadFull(c.Wire, encoded[:])
 		return err
 	})

@@ -2,18 +2,46 @@ package transportmux
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
-// errCrowded ends a connection that was on its way to a handler.
-var errCrowded = errors.New("gave way to a newer connection: too many are pending")
+// A crowdedError ends a connection that was on its way to a handler.
+type crowdedError struct{ max int }
+
+// Error names the limit.
+func (e *crowdedError) Error() string {
+	return fmt.Sprintf("gave way to a newer connection: %d are pending, as many as may be (limit pending_handshakes)", e.max)
+}
+
+// GRPCStatus is for status.Code.
+func (e *crowdedError) GRPCStatus() *status.Status {
+	return status.New(codes.ResourceExhausted, e.Error())
+}
+
+// A PendingCount counts, over all Serves that are given it, connections that are on
+// their way to a handler.
+type PendingCount struct{ now, limit, crowded atomic.Int64 }
+
+// Now is how many there are.
+func (c *PendingCount) Now() int { return int(c.now.Load()) }
+
+// Max is how many there may be: the MaxPending of all Serves that run.
+func (c *PendingCount) Max() int { return int(c.limit.Load()) }
+
+// Crowded is how many had to give way to others so far.
+func (c *PendingCount) Crowded() uint64 { return uint64(c.crowded.Load()) }
 
 // A pendingSet holds the connections that are on their way to a handler.
 type pendingSet struct {
-	max int
+	max   int
+	count *PendingCount
 
 	mu      sync.Mutex
 	entries []*pendingEntry // oldest first, at most max
@@ -33,9 +61,12 @@ func (s *pendingSet) add(ctx context.Context, client net.Addr) (context.Context,
 	defer s.mu.Unlock()
 	if len(s.entries) == s.max {
 		i := s.victim(entry.host)
-		s.entries[i].cancel(errCrowded)
+		s.entries[i].cancel(&crowdedError{s.max})
 		s.entries = slices.Delete(s.entries, i, i+1)
+		s.count.now.Add(-1)
+		s.count.crowded.Add(1)
 	}
+	s.count.now.Add(1)
 	s.entries = append(s.entries, entry)
 	return ctx, entry
 }
@@ -58,7 +89,7 @@ func (s *pendingSet) victim(newcomer string) int {
 
 // remove returns false if the entry has already made room for another.
 func (s *pendingSet) remove(entry *pendingEntry) bool {
-	entry.cancel(nil)
+	defer entry.cancel(nil) // after any other cause
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.Index(s.entries, entry)
@@ -66,6 +97,7 @@ func (s *pendingSet) remove(entry *pendingEntry) bool {
 		return false
 	}
 	s.entries = slices.Delete(s.entries, i, i+1)
+	s.count.now.Add(-1)
 	return true
 }
 

@@ -5,6 +5,9 @@ import (
 	"net"
 	"strconv"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 type testAddr string
@@ -22,7 +25,7 @@ func TestVictims(t *testing.T) {
 		{"a flood after many hosts", "abcffff", "0126"},
 		{"newcomers push a flood out", "ffffabc", "3456"},
 	} {
-		s := pendingSet{max: 4}
+		s := pendingSet{max: 4, count: new(PendingCount)}
 		contexts := make([]context.Context, len(test.add))
 		entries := make([]*pendingEntry, len(test.add))
 		for i, host := range test.add {
@@ -32,8 +35,8 @@ func TestVictims(t *testing.T) {
 		left := ""
 		for i, ctx := range contexts {
 			alive := ctx.Err() == nil
-			if !alive && context.Cause(ctx) != errCrowded {
-				t.Errorf("%s: cause is %v, want errCrowded", test.name, context.Cause(ctx))
+			if cause := context.Cause(ctx); !alive && status.Code(cause) != codes.ResourceExhausted {
+				t.Errorf("%s: cause is %v", test.name, cause)
 			}
 			if s.remove(entries[i]) != alive {
 				t.Errorf("%s: entry %d: alive %t, which remove denies", test.name, i, alive)
@@ -41,6 +44,9 @@ func TestVictims(t *testing.T) {
 			if alive {
 				left += strconv.Itoa(i)
 			}
+		}
+		if now, crowded := s.count.Now(), s.count.Crowded(); now != 0 || int(crowded) != len(test.add)-len(test.left) {
+			t.Errorf("%s: %d pending, %d gave way", test.name, now, crowded)
 		}
 		if left != test.left {
 			t.Errorf("%s: %s leaves %s, want %s", test.name, test.add, left, test.left)

@@ -1,6 +1,7 @@
 package transportmux
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,9 +27,10 @@ type Handler func(ctx context.Context, conn *Conn)
 
 // ServeOptions may be the zero value.
 type ServeOptions struct {
-	MaxPending int          // connections on their way to a handler; 0: DefaultMaxPending
-	Offer      Offer        // extensions of our banners
-	Logger     *slog.Logger // gets a record for each connection that is refused; nil: none
+	MaxPending int           // connections on their way to a handler; 0: DefaultMaxPending
+	Pending    *PendingCount // counts those; nil: nobody wants to know
+	Offer      Offer         // extensions of our banners
+	Logger     *slog.Logger  // gets a record for each connection that is refused; nil: none
 }
 
 // Serve accepts connections from l and hands each to its label's handler, until
@@ -41,6 +43,8 @@ type ServeOptions struct {
 // neither silent clients nor a flood from one host keep others out.
 func Serve(ctx context.Context, l transport.Listener, handlers map[string]Handler, opts ServeOptions) error {
 	s := newServer(handlers, opts)
+	s.pending.count.limit.Add(int64(s.pending.max))
+	defer s.pending.count.limit.Add(-int64(s.pending.max))
 	ctx, cancel := context.WithCancel(ctx)
 	defer s.running.Wait()
 	defer cancel()
@@ -72,7 +76,7 @@ func newServer(handlers map[string]Handler, opts ServeOptions) *server {
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
-	s.pending.max = opts.MaxPending
+	s.pending.max, s.pending.count = opts.MaxPending, cmp.Or(opts.Pending, new(PendingCount))
 	if s.pending.max <= 0 {
 		s.pending.max = DefaultMaxPending
 	}
@@ -120,7 +124,7 @@ func (s *server) start(ctx context.Context, p transport.Pending) {
 	s.running.Go(func() {
 		conn, handler, err := s.setUp(setup, p)
 		if !s.pending.remove(entry) {
-			err = errCrowded // what came of the set-up is a consequence
+			err = context.Cause(setup) // what came of the set-up is a consequence
 		}
 		if err == nil {
 			handler(ctx, conn)

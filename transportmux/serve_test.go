@@ -118,11 +118,11 @@ func TestDialRefusesBadLabel(t *testing.T) {
 }
 
 // newTransport makes a listener, a good connecter, and a way to connect silently.
-type newTransport func(t *testing.T) (transport.Listener, transport.Connecter, func() net.Conn)
+type newTransport func(t testing.TB) (transport.Listener, transport.Connecter, func() net.Conn)
 
 var transports = map[string]newTransport{"local": newLocal, "tcp": newTCP, "tls": newTLS}
 
-func newLocal(t *testing.T) (transport.Listener, transport.Connecter, func() net.Conn) {
+func newLocal(t testing.TB) (transport.Listener, transport.Connecter, func() net.Conn) {
 	tr := local.New("alice")
 	return tr.Listener(), tr.Connecter(), func() net.Conn {
 		conn, err := tr.Connecter().Connect(t.Context())
@@ -133,13 +133,13 @@ func newLocal(t *testing.T) (transport.Listener, transport.Connecter, func() net
 	}
 }
 
-func newTCP(t *testing.T) (transport.Listener, transport.Connecter, func() net.Conn) {
+func newTCP(t testing.TB) (transport.Listener, transport.Connecter, func() net.Conn) {
 	l, c := listenTCP(t, "127.0.0.1")
 	return l, c, dialer(t, l)
 }
 
 // listenTCP listens for alice, who connects from client.
-func listenTCP(t *testing.T, client string) (transport.Listener, transport.Connecter) {
+func listenTCP(t testing.TB, client string) (transport.Listener, transport.Connecter) {
 	clients, err := tcp.ParseClientMap(map[string]string{client: "alice"})
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func listenTCP(t *testing.T, client string) (transport.Listener, transport.Conne
 	return l, tcp.NewConnecter(l.Addr().String())
 }
 
-func newTLS(t *testing.T) (transport.Listener, transport.Connecter, func() net.Conn) {
+func newTLS(t testing.TB) (transport.Listener, transport.Connecter, func() net.Conn) {
 	dir, authority := t.TempDir(), transporttest.NewAuthority(t)
 	var server, client tls.Files
 	server.CA, server.Cert, server.Key = authority.Issue(t, dir, "server")
@@ -167,7 +167,7 @@ func newTLS(t *testing.T) (transport.Listener, transport.Connecter, func() net.C
 	return l, c, dialer(t, l)
 }
 
-func dialer(t *testing.T, l transport.Listener) func() net.Conn {
+func dialer(t testing.TB, l transport.Listener) func() net.Conn {
 	return func() net.Conn {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {

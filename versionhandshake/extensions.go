@@ -1,6 +1,7 @@
 package versionhandshake
 
 import (
+	"errors"
 	"slices"
 	"strings"
 )
@@ -15,6 +16,10 @@ const (
 	ExtensionRoute  = "dualrepl.route"  // many handlers behind one listener; a client's value is the route that it names
 	ExtensionMux    = "dualrepl.mux"    // one connection for all
 )
+
+// ErrExtension: the peer does not offer an extension without which there is no point in
+// going on. Retrying does not help.
+var ErrExtension = errors.New("the peer does not offer what is needed")
 
 // Line is an extension's line of a banner. An empty value is none.
 func Line(name, value string) string {

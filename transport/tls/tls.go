@@ -193,6 +193,10 @@ func (w *wire) CloseWrite() error {
 // ChecksIntegrity is for transport.ChecksIntegrity.
 func (w *wire) ChecksIntegrity() bool { return true }
 
+// NetConn is the TCP connection, for its options; data would pass TLS by. It is no
+// syscall.Conn of the wire's own, since os.File's ReadFrom would take that to read from.
+func (w *wire) NetConn() net.Conn { return w.tcp }
+
 // untruncated makes the end of TCP an error. crypto/tls would take it for the end
 // of the stream if it comes between two records, but only TLS's own end is
 // trustworthy, and crypto/tls does not read on after that.
