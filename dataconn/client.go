@@ -3,7 +3,6 @@ package dataconn
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -26,38 +25,44 @@ const (
 // closes the wire.
 type Dialer func(ctx context.Context) (transport.Wire, Features, error)
 
-// A Client makes requests, each on a connection of its own. Its methods may be
-// called concurrently. They return the Dialer's error as it is, a RemoteError for
-// what the peer's handler said, a ConnError if the connection broke, ErrProtocol, or
-// the context's cause.
+// A Client makes requests: each on a connection of its own, or with Features.Reuse on one
+// that no other request needs at that time. Its methods may be called concurrently. They
+// return the Dialer's error, a RemoteError for what the peer's handler said, a ConnError
+// if the connection broke, ErrProtocol, a StreamError, or the context's cause.
+//
+// A request that the peer had not begun when its connection ended is sent anew, on a
+// fresh connection, with what was read of its stream; it fails if that is more than
+// 64 KiB. ErrNotSent is in the chain of an error after which the request has not run and
+// will not. After a RemoteError it has been answered. After any other error it may have
+// run.
 type Client struct {
 	dial Dialer
 	opts ClientOptions
+	pool pool
 
-	mu     sync.Mutex
-	closed bool
-	calls  map[*call]struct{} // until their connections have ended
-	ended  sync.WaitGroup     // counts calls
-}
-
-// call is one entry of Client.calls.
-type call struct {
+	ctx    context.Context // of its connections; ends with Close
 	cancel context.CancelCauseFunc
+
+	mu      sync.Mutex
+	running sync.WaitGroup // requests, until they are answered, and connections; none is added after Close
 }
 
 // NewClient returns a client that dials its connections with dial.
 func NewClient(dial Dialer, opts ClientOptions) *Client {
-	return &Client{dial: dial, opts: opts, calls: map[*call]struct{}{}}
+	opts = opts.withDefaults()
+	cl := &Client{dial: dial, opts: opts, pool: pool{size: opts.MaxIdle, timeout: opts.IdleTimeout}}
+	cl.ctx, cl.cancel = context.WithCancelCause(context.Background())
+	return cl
 }
 
 // Ping returns what the peer echoes.
 func (cl *Client) Ping(ctx context.Context, req *pdu.PingReq) (*pdu.PingRes, error) {
 	res := new(pdu.PingRes)
-	c, err := cl.do(ctx, endpointPing, req, res, nil)
+	a, err := cl.do(ctx, endpointPing, req, res, nil)
 	if err != nil {
 		return nil, err
 	}
-	c.beginClose()
+	a.done()
 	return res, nil
 }
 
@@ -66,100 +71,117 @@ func (cl *Client) Ping(ctx context.Context, req *pdu.PingReq) (*pdu.PingRes, err
 // closing it before its end breaks the request off. It is also an io.WriterTo.
 func (cl *Client) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
 	res := new(pdu.SendRes)
-	c, err := cl.do(ctx, endpointSend, req, res, nil)
+	a, err := cl.do(ctx, endpointSend, req, res, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return res, &receivedStream{inStream{c: c, atEnd: c.beginClose}}, nil
+	return res, &receivedStream{inStream: inStream{c: a.c, atEnd: a.done}, attempt: a}, nil
 }
 
 // Receive has the peer receive stream, which it reads to its end but does not
-// close. If stream fails, its error is in the chain of the error returned; one that
-// returns neither bytes nor an error a hundred times in a row is io.ErrNoProgress. If
-// the peer's handler fails, Receive stops sending and returns that RemoteError.
+// close. If stream fails, its error is in the chain of the error returned, a
+// StreamError; one that returns neither bytes nor an error a hundred times in a row is
+// io.ErrNoProgress. If the peer's handler fails, Receive stops sending and returns that
+// RemoteError.
 //
 // Receive returns after the last Read of stream has. Only if it fails while a Read
 // blocks for more than a second, it leaves that Read behind: nobody waits for it, what
 // it reads is lost, and it is for the stream's owner, who closes it, to end it.
 func (cl *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	res := new(pdu.ReceiveRes)
-	c, err := cl.do(ctx, endpointRecv, req, res, stream)
+	a, err := cl.do(ctx, endpointRecv, req, res, stream)
 	if err != nil {
 		return nil, err
 	}
-	c.beginClose()
+	a.done()
 	return res, nil
 }
 
-// Close breaks off what runs, waits for the end of its connections, and makes later
-// calls fail with net.ErrClosed. It does not wait for a caller's stream that blocks in
-// Read. It always succeeds.
+// Close breaks off what runs, closes idle connections, waits for the end of all
+// connections, and makes later calls fail with net.ErrClosed. It does not wait for a
+// caller's stream that blocks in Read. It always succeeds.
 func (cl *Client) Close() error {
 	cl.mu.Lock()
-	cl.closed = true
-	for k := range cl.calls {
-		k.cancel(errClientClosed)
-	}
+	cl.cancel(errClientClosed)
 	cl.mu.Unlock()
-	cl.ended.Wait()
+	cl.running.Wait()
 	return nil
 }
 
-// begin registers a call, so that Close ends its context, until the function that
-// it returns is called.
-func (cl *Client) begin(ctx context.Context) (context.Context, func(), error) {
+// begin counts a request as running, unless the client is closed.
+func (cl *Client) begin() error {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	if cl.closed {
-		return nil, nil, errClientClosed
+	if cl.ctx.Err() != nil {
+		return errClientClosed
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	k := &call{cancel}
-	cl.calls[k] = struct{}{}
-	cl.ended.Add(1)
-	return ctx, func() {
-		cl.mu.Lock()
-		delete(cl.calls, k)
-		cl.mu.Unlock()
-		cancel(errDone)
-		cl.ended.Done()
-	}, nil
+	cl.running.Add(1)
+	return nil
 }
 
-// do makes a request and fills res. The connection that it returns has only the
-// response's stream, if any, still to come in.
-func (cl *Client) do(caller context.Context, endpoint string, req, res proto.Message, stream io.Reader) (*conn, error) {
-	u, err := newUpload(endpoint, req, stream)
+// do makes a request and fills res. The connection of the attempt that it returns has
+// only the response's stream, if any, still to come in.
+func (cl *Client) do(ctx context.Context, endpoint string, req, res proto.Message, stream io.Reader) (*attempt, error) {
+	r, err := newRequest(endpoint, req, stream)
+	if err != nil {
+		return nil, notSentError{err}
+	}
+	if err := cl.begin(); err != nil {
+		return nil, notSentError{err}
+	}
+	defer cl.running.Done()
+	if ctx.Err() != nil {
+		return nil, notSentError{context.Cause(ctx)}
+	}
+	c := cl.pool.take()
+	for tries := 1; ; tries++ {
+		if c == nil {
+			if c, err = cl.connect(ctx); err != nil {
+				return nil, notSentError{err}
+			}
+		}
+		a := cl.attempt(ctx, c)
+		if err = a.run(r, res); err == nil {
+			return a, nil
+		}
+		if tries == maxTries || !a.mayRepeat(r) {
+			return nil, err
+		}
+		c = nil
+	}
+}
+
+// connect makes a connection.
+func (cl *Client) connect(caller context.Context) (*conn, error) {
+	ctx, cancel := context.WithCancelCause(caller)
+	defer cancel(errDone)
+	defer context.AfterFunc(cl.ctx, func() { cancel(errClientClosed) })()
+	wire, features, err := cl.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctx, end, err := cl.begin(caller)
-	if err != nil {
-		return nil, err
+	c := newConn(cl.ctx, wire, features, false)
+	c.statusOf = cl.opts.StatusOf
+	cl.running.Add(1)
+	c.atEnd = func() {
+		cl.pool.remove(c)
+		cl.running.Done()
 	}
-	wire, _, err := cl.dial(ctx)
-	if err != nil {
-		end()
-		return nil, err
-	}
-	c := newConn(ctx, wire, false)
-	c.atEnd = end
 	c.start()
-	go u.run(caller, c)
-	if err := u.settle(ctx, c, c.readResponse(res)); err != nil {
-		return nil, err
-	}
 	return c, nil
 }
 
 // readResponse reads the response up to its stream.
 func (c *conn) readResponse(res proto.Message) error {
+	if err := c.await(); err != nil {
+		return err
+	}
 	header, err := c.in.message(typeResponseHeader, maxResponseHeader)
 	if err != nil {
 		return err
 	}
 	if text, failed := strings.CutPrefix(string(header), headerError); failed {
-		return remoteError([]byte(text))
+		return c.in.remoteError([]byte(text))
 	}
 	if string(header) != headerOK {
 		return protocolError("response header %.40q", header)
@@ -174,83 +196,215 @@ func (c *conn) readResponse(res proto.Message) error {
 	return nil
 }
 
-// An upload sends a client's half of a request, while the client waits for the answer.
-type upload struct {
-	request []byte
-	stream  io.Reader     // nil: none
-	readErr chan error    // holds the stream's error, from before it is sent
-	done    chan struct{} // closed when run has ended
-	err     error         // the connection's; valid after done
+// A request is what a client sends, on as many connections as it takes.
+type request struct {
+	frames []byte  // header and message
+	stream *replay // nil: none
 }
 
-func newUpload(endpoint string, req proto.Message, stream io.Reader) (*upload, error) {
+func newRequest(endpoint string, req proto.Message, stream io.Reader) (*request, error) {
 	body, err := encode("request", req, maxRequest)
 	if err != nil {
 		return nil, err
 	}
-	request := appendMessage(nil, typeRequestHeader, endpoint)
-	request = appendMessage(request, typeRequest, body)
-	return &upload{request: request, stream: stream, readErr: make(chan error, 1), done: make(chan struct{})}, nil
+	r := &request{frames: appendMessage(appendMessage(nil, typeRequestHeader, endpoint), typeRequest, body)}
+	if stream != nil {
+		r.stream = &replay{src: stream}
+	}
+	return r, nil
 }
 
-// run sends the request. The caller's context ends before those derived from it: the
-// stream may notice it first.
-func (u *upload) run(caller context.Context, c *conn) {
-	defer close(u.done)
-	u.err = c.write(u.request)
-	if u.err == nil && u.stream != nil {
-		u.err = c.sendStream(caller, u.stream, func(err error) { u.readErr <- err })
-	}
-	if u.err != nil { // what the server said before it went is still worth reading
-		_ = c.wire.SetReadDeadline(time.Now().Add(shutdownTimeout))
-	}
+// A replay reads a stream, and again from its beginning as long as that is short.
+type replay struct {
+	src  io.Reader
+	head []byte // what has been read
+	at   int    // how much of head has been read since the beginning
+	err  error  // what ended the stream behind head
+	lost bool   // head does not have all that has been read
 }
 
-// settle waits until the upload is over, given what the server answered, and
-// returns why the request failed. The connection of a failed request is ended.
-func (u *upload) settle(ctx context.Context, c *conn, answer error) error {
-	err := answer
-	if err == nil {
-		err = u.finish()
+// Read implements io.Reader.
+func (r *replay) Read(p []byte) (int, error) {
+	if n := copy(p, r.head[r.at:]); n > 0 {
+		r.at += n
+		return n, nil
 	}
-	select {
-	case readErr := <-u.readErr:
-		err = fmt.Errorf("read the stream to send: %w", readErr)
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, err := r.src.Read(p)
+	r.remember(p[:n], err)
+	return n, err
+}
+
+func (r *replay) remember(p []byte, err error) {
+	if r.lost = r.lost || len(r.head)+len(p) > replayLimit; r.lost {
+		r.head, r.at = nil, 0
+		return
+	}
+	r.head = append(r.head, p...)
+	r.at, r.err = len(r.head), err
+}
+
+// rewind reports whether the stream can be read again, which it is next.
+func (r *replay) rewind() bool {
+	r.at = 0
+	return !r.lost
+}
+
+// An attempt is a request on one connection.
+type attempt struct {
+	cl      *Client
+	c       *conn
+	caller  context.Context
+	letGo   func() bool   // keeps the end of caller from ending the connection; false: it has
+	readErr chan error    // holds the stream's error, from before it is sent
+	sent    chan struct{} // closed when all has been sent, or no more can be
+	sendErr error         // the connection's; valid after sent
+	unsent  bool          // the peer has not begun the request and will not
+}
+
+func (cl *Client) attempt(caller context.Context, c *conn) *attempt {
+	letGo := context.AfterFunc(caller, func() { c.cancel(context.Cause(caller)) })
+	return &attempt{cl: cl, c: c, caller: caller, letGo: letGo, readErr: make(chan error, 1), sent: make(chan struct{})}
+}
+
+// run makes the request. What it needed has ended if it fails.
+func (a *attempt) run(r *request, res proto.Message) error {
+	a.c.open.Store(true)
+	a.unsent = a.send(r) != nil
+	answer := a.c.readResponse(res)
+	a.unsent = !isAnswer(answer) && (a.unsent || errors.Is(answer, errUnbegun))
+	err := a.settle(answer)
+	switch {
+	case err == nil:
+		return nil
+	case isAnswer(answer) && r.stream == nil && a.sendErr == nil:
+		a.done()
 	default:
+		a.abandon(err)
 	}
-	// What the server answers to our own end explains nothing.
-	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, errDone) {
-		err = cause
-	}
-	if err != nil {
-		u.abandon(c, err)
+	if a.unsent {
+		return notSentError{err}
 	}
 	return err
 }
 
-// finish waits for an upload that the server has answered with success, which it
-// does after the end.
-func (u *upload) finish() error {
-	if !u.wait(shutdownTimeout) {
+// send sends the request, and its stream in a goroutine of its own. An error means that
+// the server has not got the whole request.
+func (a *attempt) send(r *request) error {
+	err := context.Cause(a.c.ctx)
+	if err == nil {
+		err = a.c.write(r.frames)
+	}
+	if err == nil && r.stream != nil {
+		go a.sendStream(r.stream)
+	} else {
+		a.endSend(err)
+	}
+	return err
+}
+
+// sendStream goes by the caller's context, which ends before those derived from it: the
+// stream may notice it first.
+func (a *attempt) sendStream(stream io.Reader) {
+	a.endSend(a.c.sendStream(a.caller, stream, func(err error) { a.readErr <- err }))
+}
+
+func (a *attempt) endSend(err error) {
+	if err != nil { // what the server said before it went is still worth reading
+		_ = a.c.wire.SetReadDeadline(time.Now().Add(shutdownTimeout))
+	}
+	a.sendErr = err
+	close(a.sent)
+}
+
+// settle returns why the request failed, given what the server answered, if it did.
+func (a *attempt) settle(answer error) error {
+	err := answer
+	if err == nil {
+		err = a.finish()
+	}
+	select {
+	case readErr := <-a.readErr:
+		err = &StreamError{readErr}
+	default:
+	}
+	// What the server answers to our own end explains nothing.
+	if cause := a.stopped(); err != nil && cause != nil {
+		err = cause
+	}
+	return err
+}
+
+// finish waits for the end of a stream that the server has answered with success, which
+// it does after the end.
+func (a *attempt) finish() error {
+	if !a.wait(shutdownTimeout) {
 		return protocolError("success before the end of the stream")
 	}
-	return u.err
+	return a.sendErr
 }
 
-// abandon ends the connection and so the upload, but for a Read that blocks.
-func (u *upload) abandon(c *conn, err error) {
-	c.cancel(err)
-	u.wait(readerGrace)
-	<-c.ended
+// stopped is why the caller or the client wants no answer any more, or nil.
+func (a *attempt) stopped() error {
+	if a.caller.Err() != nil {
+		return context.Cause(a.caller)
+	}
+	return context.Cause(a.cl.ctx)
 }
 
-func (u *upload) wait(d time.Duration) bool {
+// done ends a request whose both directions came to their ends: others may use the
+// connection.
+func (a *attempt) done() {
+	if !a.letGo() {
+		return // the end of the caller's context is ending it
+	}
+	if !a.c.features.Reuse || !a.c.in.isEmpty() { // what follows the answer is no next one
+		a.c.beginClose()
+		return
+	}
+	a.c.rest()
+	a.cl.pool.put(a.c)
+}
+
+// abandon ends the connection and so what is being sent, but for a Read that blocks.
+func (a *attempt) abandon(err error) {
+	a.c.cancel(err)
+	a.wait(readerGrace)
+	<-a.c.ended
+	a.letGo()
+}
+
+// mayRepeat reports whether a failed request may be sent anew, its stream included.
+func (a *attempt) mayRepeat(r *request) bool {
+	return a.unsent && a.c.features.Reuse && a.stopped() == nil &&
+		(r.stream == nil || a.isSent() && r.stream.rewind())
+}
+
+func (a *attempt) isSent() bool {
+	select {
+	case <-a.sent:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *attempt) wait(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-u.done:
+	case <-a.sent:
 		return true
 	case <-timer.C:
 		return false
 	}
+}
+
+// isAnswer reports whether the server answered, given what reading its response
+// returned.
+func isAnswer(err error) bool {
+	var remote *RemoteError
+	return err == nil || errors.As(err, &remote)
 }

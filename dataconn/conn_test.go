@@ -500,7 +500,9 @@ func TestLateRequest(t *testing.T) {
 				var log bytes.Buffer
 				server, peer := memPair()
 				var wg sync.WaitGroup
-				wg.Go(func() { ServeConn(t.Context(), server, handlePing(nil), ServeOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))}) })
+				wg.Go(func() {
+					ServeConn(t.Context(), server, handlePing(nil), ServeOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				})
 				wg.Go(func() { writeSlowly(peer, tt.every, tt.writes) })
 				begin := time.Now()
 				if _, err := io.Copy(io.Discard, peer); err != nil { // to the server's end

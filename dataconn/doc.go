@@ -7,7 +7,7 @@
 // and the payload. A message, and a stream, is frames of one type and then an empty
 // end frame. A reader's io.EOF becomes the end frame and so the other side's
 // io.EOF; any other error of the reader becomes an error trailer and so an error of
-// the other side's Read. One connection carries one request:
+// the other side's Read. One connection carries one request at a time:
 //
 //	client                                   server
 //	  | 1 request header "/v1/recv", end        |
@@ -22,6 +22,28 @@
 //	  |        reset, close write               |
 //
 // Heartbeats may come between any two frames, in both directions.
+//
+// With Features.Sum each header has 8 bytes more: the CRC-64 of all that was sent before,
+// and of itself. It is checked before a header is believed, and so before a reader's
+// io.EOF; a stream's bytes before that are only what has come in so far.
+//
+// With Features.Zstd a stream may have frames of type 6, each a whole zstd frame. A
+// side with a Level makes them of what shrinks by a tenth. It looks at a sample
+// first, and no more often than every 16 MiB when that is in vain, so that streams
+// that cannot be compressed cost next to nothing. Those that can are as fast as one
+// processor compresses, 100 to 200 MB/s: a gain where the network is slower.
+//
+// # Many requests on one connection
+//
+// With Features.Reuse, a connection on which a request came to its end in both
+// directions may carry another. The Client keeps it for that in a pool. A server that
+// ends a connection sends an unbegun frame (1<<29) before its reset, unless a request
+// has begun: whatever request was on its way has not run, and the client sends it
+// anew. So neither a server that stops in order nor an idle time-out fails a request.
+//
+// What remains: a request on a connection that dies at the very moment, without a
+// word, may have run; and a Receive that was not begun cannot be repeated here once
+// more than 64 KiB of its stream have been read. The errors tell them apart: see Client.
 //
 // # Liveness
 //
@@ -42,7 +64,7 @@
 // # Sources
 //
 // A sender gathers what the Reads of its source return until it has 64 KiB for a
-// frame, as much as a pipe holds: with frames of 4 KiB, sending and receiving take
+// frame, as much as a pipe holds, or 512 KiB for one to be compressed: with frames of 4 KiB, sending and receiving take
 // twice the processors' time. A source that fills larger buffers, up to the frame's
 // limit of 512 KiB, saves a third of it. If the source pauses, what has been gathered
 // goes out within a second, and then heartbeats do. While a frame is sent, nobody reads
@@ -55,14 +77,18 @@
 // consumer's buffer. A connection has at most three goroutines of its own: keep
 // (time and the connection's end), watch (what comes in when nobody reads a message or
 // a stream), and now and then one that sends a heartbeat or what lies unsent while a
-// source pauses. They end with the connection's context; ServeConn and Client.Close
-// wait for them. A client's upload has a goroutine too, which reads the caller's
-// stream: it ends with the connection's context and the Read that runs then.
+// source pauses. The reader is a baton: watch has it until the first frame of a message
+// comes in, and hands it over to who waits for that, who gives it back after the last
+// frame that the peer may send for now. They end with the connection's context;
+// ServeConn and Client.Close wait for them. A Receive has a goroutine too, which reads
+// the caller's stream: it ends with the connection's context and the Read that runs then.
 //
 // # Errors
 //
-// What the peer's handler, or the reader at its end, said is a [RemoteError]. A
-// connection that broke is a [ConnError], also a net.Error; a peer that breaks the
-// rules above is [ErrProtocol]. The end of a caller's context is that context's
-// cause.
+// What the peer's handler, or the reader at its end, said is a [RemoteError]; with
+// Features.Status it has a code and details. A connection that broke, or on which bytes
+// changed on their way ([ErrCorrupt]), is a [ConnError], also a net.Error; a peer that
+// breaks the rules above is [ErrProtocol]. A Receive's own stream that failed is a
+// [StreamError]. The end of a caller's context is that context's cause. [ErrNotSent] is in
+// the chain of an error after which the request has surely not run.
 package dataconn

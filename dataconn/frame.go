@@ -17,11 +17,13 @@ const (
 	typeResponseHeader frameType = 3 // headerOK, or headerError and a text
 	typeResponse       frameType = 4 // protobuf
 	typeStream         frameType = 5
+	typeCompressed     frameType = 6 // of a stream, with Features.Zstd: a whole zstd frame
 
 	typeTrailer   frameType = 1 << 16 // text of the error that ended a message or stream
 	typeEnd       frameType = 1 << 17 // always empty
 	typeHeartbeat frameType = 1 << 24 // always empty
 	typeReset     frameType = 1 << 28 // always empty: its sender shuts the connection down
+	typeUnbegun   frameType = 1 << 29 // always empty, with Features.Reuse: no request has begun that has no answer
 )
 
 const (
@@ -29,7 +31,8 @@ const (
 	headerError = "HANDLER ERROR:\n"
 )
 
-// headerSize is the size of a frame's header in bytes: type and payload length.
+// headerSize is the size of a frame's header in bytes: type and payload length. With
+// Features.Sum it is sumHeaderSize.
 const headerSize = 8
 
 func putHeader(b []byte, typ frameType, length int) {
@@ -73,29 +76,55 @@ type frameReader struct {
 	ahead []byte    // what has been read with a header, and not been used
 	small [512]byte // a bulk for messages, which are short
 
-	head [headerSize]byte // of the next frame
-	have int              // bytes of head that have been read
-	typ  frameType        // of the current frame
-	left int              // payload bytes of the current frame that have not been read
+	sum  runningSum
+	head [sumHeaderSize]byte // of the next frame
+	have int                 // bytes of head that have been read
+	typ  frameType           // of the current frame
+	left int                 // payload bytes of the current frame that have not been read
+	held bool                // the current frame is what next goes to
+
+	status bool // errors come as google.rpc.Status
+
+	zstd     bool    // a stream may have compressed frames
+	unpacked *buffer // if not nil, that of a stream that has them
+	plain    []byte  // in its memory: what has not been read of the current frame
 }
 
 // read reads from a stream of frames of type typ, at least one byte. It returns
 // io.EOF at the end, and a RemoteError for an error trailer. It may use all of p,
 // as an io.Reader may.
 func (r *frameReader) read(typ frameType, p []byte) (int, error) {
-	for r.left == 0 {
-		if err := r.advance(typ); err != nil {
-			return 0, err
-		}
+	if err := r.more(typ); err != nil {
+		return 0, err
+	}
+	if len(r.plain) > 0 {
+		n := copy(p, r.plain)
+		r.plain = r.plain[n:]
+		return n, nil
 	}
 	return r.payload(p)
+}
+
+// more goes on until there are bytes of a stream to read, or to its end.
+func (r *frameReader) more(typ frameType) error {
+	for r.left == 0 && len(r.plain) == 0 {
+		err := r.advance(typ)
+		if err == nil && r.typ == typeCompressed {
+			err = r.unpack()
+		}
+		if err != nil {
+			r.dropUnpacked()
+			return err
+		}
+	}
+	return nil
 }
 
 // writeTo writes a stream of frames of type typ to w. It reads whatever has come in,
 // headers and all, so that it makes as few system calls as an unframed copy.
 func (r *frameReader) writeTo(w io.Writer, typ frameType) (total int64, readErr, writeErr error) {
 	buf := buffers.Get().(*buffer)
-	r.bulk = buf[:]
+	r.bulk = buf[:headroom+frameSize]
 	defer func() {
 		r.bulk, r.ahead = nil, bytes.Clone(r.ahead) // at the end of a stream, next to nothing
 		buffers.Put(buf)
@@ -116,15 +145,19 @@ func (r *frameReader) writeTo(w io.Writer, typ frameType) (total int64, readErr,
 	}
 }
 
-// chunk returns the next bytes of a stream, at least one, in bulk's memory.
+// chunk returns the next bytes of a stream, at least one, in memory that the next call
+// may use again.
 func (r *frameReader) chunk(typ frameType) ([]byte, error) {
-	for r.left == 0 {
-		if err := r.advance(typ); err != nil {
-			return nil, err
-		}
+	if err := r.more(typ); err != nil {
+		return nil, err
+	}
+	if b := r.plain; len(b) > 0 {
+		r.plain = nil
+		return b, nil
 	}
 	b, err := r.take(r.left)
 	r.left -= len(b)
+	r.sum.add(b)
 	return b, err
 }
 
@@ -151,12 +184,12 @@ func (r *frameReader) advance(typ frameType) error {
 	if err := r.next(); err != nil {
 		return err
 	}
-	switch r.typ {
-	case typ:
+	switch {
+	case r.typ == typ, r.zstd && r.typ == typeCompressed && typ == typeStream:
 		return nil
-	case typeEnd:
+	case r.typ == typeEnd:
 		return io.EOF
-	case typeTrailer:
+	case r.typ == typeTrailer:
 		return r.trailer()
 	default:
 		return protocolError("frame of type %#x where %#x is expected", r.typ, typ)
@@ -178,19 +211,35 @@ func (r *frameReader) trailer() error {
 	if r.typ != typeEnd {
 		return protocolError("frame of type %#x in an error trailer", r.typ)
 	}
-	return remoteError(text)
+	return r.remoteError(text)
 }
 
-// idle reads heartbeats for as long as nothing else comes in.
-func (r *frameReader) idle() error {
-	if err := r.next(); err != nil {
-		return err
+// remoteError is the error that came in as payload.
+func (r *frameReader) remoteError(payload []byte) error {
+	if r.status {
+		return remoteStatus(payload)
 	}
-	return protocolError("frame of type %#x where none is expected", r.typ)
+	return remoteText(payload)
 }
+
+// hold goes to the next frame, and holds it for whoever reads on.
+func (r *frameReader) hold() error {
+	r.bulk = r.small[:] // a short message comes with its header
+	defer func() { r.bulk = nil }()
+	err := r.next()
+	r.held = err == nil
+	return err
+}
+
+// isEmpty reports whether nothing has been read beyond the current frame.
+func (r *frameReader) isEmpty() bool { return len(r.ahead) == 0 && r.have == 0 }
 
 // next goes to the next frame other than a heartbeat. A reset is an error.
 func (r *frameReader) next() error {
+	if r.held {
+		r.held = false
+		return nil
+	}
 	for {
 		if err := r.header(); err != nil {
 			return err
@@ -206,15 +255,19 @@ func (r *frameReader) next() error {
 }
 
 func (r *frameReader) header() error {
-	for r.have < headerSize {
-		b, err := r.take(headerSize - r.have)
+	size := r.sum.headerSize()
+	for r.have < size {
+		b, err := r.take(size - r.have)
 		if err != nil {
 			return err
 		}
 		r.have += copy(r.head[r.have:], b)
 	}
-	var err error
 	r.have = 0
+	err := r.sum.verify(r.head[:size])
+	if err != nil {
+		return err
+	}
 	r.typ, r.left, err = parseHeader(r.head[:])
 	return err
 }
@@ -244,9 +297,10 @@ func (r *frameReader) payload(p []byte) (int, error) {
 	if len(r.ahead) > 0 {
 		b, _ := r.take(min(len(p), r.left))
 		r.left -= len(b)
+		r.sum.add(b)
 		return copy(p, b), nil
 	}
-	n, err := r.src.Read(p[:min(len(p), r.left+headerSize)])
+	n, err := r.src.Read(p[:min(len(p), r.left+r.sum.headerSize())])
 	if n == 0 {
 		return 0, noEOF(err)
 	}
@@ -255,6 +309,7 @@ func (r *frameReader) payload(p []byte) (int, error) {
 		n = r.left
 	}
 	r.left -= n
+	r.sum.add(p[:n])
 	return n, nil
 }
 
@@ -266,7 +321,7 @@ func (r *frameReader) appendPayload(b []byte, limit int) ([]byte, error) {
 		return nil, protocolError("message of type %#x is over its limit of %d bytes", r.typ, limit)
 	}
 	for r.left > 0 {
-		b = slices.Grow(b, min(r.left, payloadStep)+headerSize)
+		b = slices.Grow(b, min(r.left, payloadStep)+r.sum.headerSize())
 		n, err := r.payload(b[len(b):cap(b)])
 		if err != nil {
 			return nil, err

@@ -176,8 +176,12 @@ func FuzzFrames(f *testing.F) {
 
 // readAll reads a stream's frames from src with a buffer of the given size.
 func readAll(src io.Reader, buf []byte) ([]byte, error) {
+	return readFrom(&frameReader{src: src}, buf)
+}
+
+func readFrom(r *frameReader, buf []byte) ([]byte, error) {
 	var all []byte
-	for r := (frameReader{src: src}); ; {
+	for {
 		n, err := r.read(typeStream, buf)
 		all = append(all, buf[:n]...)
 		if err != nil {

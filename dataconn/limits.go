@@ -15,6 +15,10 @@ const (
 	// from pipe to pipe is a fifth slower.
 	minFrameSize = 64 << 10
 
+	// maxContent bounds what a compressed frame of a stream may hold, and also its
+	// payload: it was not worth compressing otherwise.
+	maxContent = 512 << 10
+
 	// The largest messages, by frame type. Base peers block on larger ones.
 	maxRequestHeader  = 32 << 10
 	maxRequest        = 4 << 20
@@ -24,13 +28,24 @@ const (
 	// maxTrailer bounds the error text after a stream. Base peers set no limit and
 	// put the whole error output of a program into it.
 	maxTrailer = 1 << 20
-	// maxErrorText is what we send of an error, so that it fits a response header.
+	// maxErrorText is what we send of an error, so that it fits a response header, and
+	// all that a status may be.
 	maxErrorText = maxResponseHeader - len(headerError)
+	// statusOverhead is what code and lengths add to the message of a status at most.
+	statusOverhead = 16
+
+	// replayLimit is how much of a stream is remembered, so that a request that was not
+	// begun can be sent anew: a small step, whole.
+	replayLimit = 64 << 10
 )
 
 // maxEmptyReads is how many Reads in a row may return neither a byte nor an error
 // before a source is taken for broken, as bufio does.
 const maxEmptyReads = 100
+
+// maxTries is on how many connections a request is tried that the peer did not begin: one
+// that was idle, and two that were made for it.
+const maxTries = 3
 
 // What a client keeps unless its options say otherwise.
 const (
@@ -50,6 +65,12 @@ const (
 	// requestTimeout bounds how long a request, without its stream, may take to
 	// arrive: heartbeats alone must not hold a connection.
 	requestTimeout = 30 * time.Second
+	// serverIdleTimeout is how long a server keeps a connection without a request: far
+	// longer than clients keep theirs.
+	serverIdleTimeout = 10 * time.Minute
+	// idleSilence is the silence after which an idle connection is not taken for a
+	// request: a heartbeat is overdue.
+	idleSilence = 7 * time.Second
 	// shutdownTimeout bounds an orderly end: the peer has had everything that matters.
 	shutdownTimeout = 10 * time.Second
 	// tick is how exactly the times above are kept, and half of how long what has been

@@ -1,6 +1,7 @@
 package dataconn
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -43,4 +44,34 @@ type ServeOptions struct {
 	Logger *slog.Logger
 	// StatusOf is as in ClientOptions.
 	StatusOf func(error) *spb.Status
+	// Drain, if not nil, ends when no request may begin any more. One that runs then may
+	// finish; the connection ends after it, or at once. A request that arrives later is
+	// refused in a way that lets the client send it elsewhere, if Features.Reuse is on.
+	Drain context.Context
+}
+
+func (o ServeOptions) withDefaults() ServeOptions {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.StatusOf == nil {
+		o.StatusOf = statusOf
+	}
+	if o.Drain == nil {
+		o.Drain = context.Background()
+	}
+	return o
+}
+
+func (o ClientOptions) withDefaults() ClientOptions {
+	if o.MaxIdle == 0 {
+		o.MaxIdle = DefaultMaxIdle
+	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = DefaultIdleTimeout
+	}
+	if o.StatusOf == nil {
+		o.StatusOf = statusOf
+	}
+	return o
 }

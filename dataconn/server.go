@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -14,8 +13,9 @@ import (
 	"github.com/dualrepl/dualrepl/transport"
 )
 
-// A Handler answers requests. The context ends when the connection does: nobody waits
-// for the answer any more. Of an error only the text reaches the client.
+// A Handler answers requests. The context ends when the request or its connection
+// does: nobody waits for the answer any more. Of an error only the text reaches the
+// client, or with Features.Status what ServeOptions.StatusOf makes of it.
 type Handler interface {
 	// Ping answers with the request's Message as Echo.
 	Ping(context.Context, *pdu.PingReq) (*pdu.PingRes, error)
@@ -34,29 +34,61 @@ type Handler interface {
 // errNoEndpoint has the text that base peers send.
 var errNoEndpoint = errors.New("requested endpoint does not exist")
 
-// ServeConn answers the one request on wire with h and closes it. It returns when
-// h's method has and the wire is closed. The handler's context is derived from ctx;
-// the end of ctx ends the connection.
+// ServeConn answers the requests on wire with h, one after another, and closes it. It
+// returns when h's method has and the wire is closed. The handler's context is derived
+// from ctx; the end of ctx ends the connection.
 func ServeConn(ctx context.Context, wire transport.Wire, h Handler, opts ServeOptions) {
-	logger := opts.Logger
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	c := newConn(ctx, wire, true)
+	opts = opts.withDefaults()
+	c := newConn(ctx, wire, opts.Features, true)
+	c.statusOf, c.drain = opts.StatusOf, opts.Drain
 	c.start()
+	defer context.AfterFunc(opts.Drain, c.retire)()
 	if err := c.serve(h); err != nil {
 		if !c.isClosing() {
 			c.cancel(err)
 		}
-		logger.Info("data request failed", "peer", wire.RemoteAddr(), "err", err)
+		opts.Logger.Info("data request failed", "peer", wire.RemoteAddr(), "err", err)
 	}
+	// A slow client may need longer than an orderly end may take for the rest of a
+	// stream: it has all of it when it shuts the connection down.
 	<-c.ended
 }
 
-// serve answers the request. It returns the error that broke the request off; the
-// handler's own is an answer like any other.
+// serve answers requests for as long as another may follow. It returns the error that
+// broke one off; the handler's own is an answer like any other.
 func (c *conn) serve(h Handler) error {
 	late := time.AfterFunc(requestTimeout, func() { c.cancel(errRequestLate) })
+	defer late.Stop()
+	if err := c.await(); err != nil {
+		return fmt.Errorf("wait for a request: %w", err)
+	}
+	for {
+		if err := c.serveRequest(h, late); err != nil || !c.again {
+			return err
+		}
+		if c.awaitNext(late) != nil {
+			return nil // the connection ended without a request
+		}
+	}
+}
+
+// awaitNext waits for the beginning of the next request, and sets late for its end.
+func (c *conn) awaitNext(late *time.Timer) error {
+	if c.drain.Err() != nil {
+		c.retire()
+	}
+	idle := time.AfterFunc(serverIdleTimeout, c.retire)
+	defer idle.Stop()
+	late.Reset(2 * serverIdleTimeout) // for a client that does not go when it is told to
+	err := c.await()
+	late.Reset(requestTimeout)
+	return err
+}
+
+// serveRequest answers the request that has begun to come in, and stops late when all
+// of it has.
+func (c *conn) serveRequest(h Handler, late *time.Timer) error {
+	c.again = false
 	endpoint, request, err := c.readRequest()
 	late.Stop()
 	if errors.Is(err, ErrProtocol) {
@@ -65,21 +97,18 @@ func (c *conn) serve(h Handler) error {
 	if err != nil {
 		return err
 	}
-	if endpoint != endpointRecv {
-		close(c.quiet)
+	if !c.begin() {
+		c.beginClose() // the client knows, and whatever else it sends is dropped
+		return nil
 	}
-	body, stream, err := c.handle(h, endpoint, request)
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	defer cancel(errDone)
+	body, stream, err := c.handle(ctx, h, endpoint, request)
 	if stream == nil {
 		return c.answer(body, err)
 	}
-	err = c.answerStream(body, stream)
-	stream.Close()
-	if err == nil {
-		// A slow client may need longer than an orderly end may take: it has the
-		// whole stream when it shuts the connection down.
-		<-c.ctx.Done()
-	}
-	return err
+	defer stream.Close()
+	return c.answerStream(body, stream)
 }
 
 func (c *conn) readRequest() (endpoint string, request []byte, err error) {
@@ -96,26 +125,40 @@ func (c *conn) readRequest() (endpoint string, request []byte, err error) {
 
 // handle calls the handler's method and encodes its response. The stream is nil for
 // an endpoint that does not send, and when there is an error.
-func (c *conn) handle(h Handler, endpoint string, request []byte) (body []byte, stream io.ReadCloser, err error) {
+func (c *conn) handle(ctx context.Context, h Handler, endpoint string, request []byte) (body []byte, stream io.ReadCloser, err error) {
+	if endpoint == endpointRecv {
+		body, err = c.handleReceive(ctx, h, request)
+		return body, nil, err
+	}
+	c.rest()
 	switch endpoint {
 	case endpointPing:
-		body, err = unary(c.ctx, request, h.Ping)
+		c.again = c.features.Reuse
+		body, err = unary(ctx, request, h.Ping)
 	case endpointSend:
-		return c.handleSend(h, request)
-	case endpointRecv:
-		in := &inStream{c: c, atEnd: func() { close(c.quiet) }}
-		body, err = unary(c.ctx, request, func(ctx context.Context, req *pdu.ReceiveReq) (*pdu.ReceiveRes, error) {
-			return h.Receive(ctx, req, in)
-		})
-	default:
+		c.again = c.features.Reuse
+		body, stream, err = c.handleSend(ctx, h, request)
+	default: // a stream may follow
 		err = errNoEndpoint
 	}
-	return body, nil, err
+	return body, stream, err
 }
 
-func (c *conn) handleSend(h Handler, request []byte) ([]byte, io.ReadCloser, error) {
+func (c *conn) handleReceive(ctx context.Context, h Handler, request []byte) ([]byte, error) {
+	in := &inStream{c: c, atEnd: c.rest}
+	body, err := unary(ctx, request, func(ctx context.Context, req *pdu.ReceiveReq) (*pdu.ReceiveRes, error) {
+		return h.Receive(ctx, req, in)
+	})
+	if c.features.Reuse && err == nil {
+		_, _ = in.Read(make([]byte, 1)) // a handler may stop right before the end frame
+		c.again = !in.giveUp()
+	}
+	return body, err
+}
+
+func (c *conn) handleSend(ctx context.Context, h Handler, request []byte) ([]byte, io.ReadCloser, error) {
 	var stream io.ReadCloser
-	body, err := unary(c.ctx, request, func(ctx context.Context, req *pdu.SendReq) (res *pdu.SendRes, err error) {
+	body, err := unary(ctx, request, func(ctx context.Context, req *pdu.SendReq) (res *pdu.SendRes, err error) {
 		res, stream, err = h.Send(ctx, req)
 		return res, err
 	})
@@ -165,21 +208,24 @@ func encode(what string, m proto.Message, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// answer sends an answer without a stream, and begins the connection's end. Once
-// the connection has ended there is none: what the handler says then is only that
-// its context ended, which the client must not take for the handler's own error.
+// answer sends an answer without a stream, and begins the connection's end unless
+// another request may follow. Once the connection has ended there is none: what the
+// handler says then is only that its context ended, which the client must not take for
+// the handler's own error.
 func (c *conn) answer(body []byte, err error) error {
 	if cause := context.Cause(c.ctx); cause != nil {
 		return cause
 	}
 	frames := success(body)
 	if err != nil {
-		frames = appendMessage(nil, typeResponseHeader, headerError+errorText(err))
+		frames = appendMessage(nil, typeResponseHeader, append([]byte(headerError), c.errorPayload(err)...))
 	}
-	if err := c.write(frames); err != nil {
+	if err := c.writeLast(frames); err != nil {
 		return fmt.Errorf("send response: %w", err)
 	}
-	c.beginClose()
+	if !c.again {
+		c.beginClose()
+	}
 	return nil
 }
 
