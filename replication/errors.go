@@ -90,7 +90,7 @@ func versionName(v *pdu.FilesystemVersion) string {
 // transientErrors are lost connections, whoever noticed first, and calls that ended
 // although our own context lives.
 var transientErrors = []error{
-	endpoint.ErrBusy,
+	endpoint.ErrBusy, endpoint.ErrLimit,
 	io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed,
 	os.ErrDeadlineExceeded, context.DeadlineExceeded, context.Canceled,
 	syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED, syscall.EPIPE,
@@ -100,7 +100,7 @@ var transientErrors = []error{
 // permanentErrors are what another attempt cannot change, even where a lost
 // connection is in the chain as well.
 var permanentErrors = []error{
-	ErrProtocol, ErrDiverged, dataconn.ErrProtocol, versionhandshake.ErrVersion, versionhandshake.ErrBanner,
+	ErrProtocol, ErrDiverged, dataconn.ErrProtocol, versionhandshake.ErrVersion, versionhandshake.ErrBanner, versionhandshake.ErrExtension,
 	endpoint.ErrNotFound, endpoint.ErrInvalid, endpoint.ErrNoSpace, endpoint.ErrStaleToken,
 	endpoint.ErrPermission, endpoint.ErrUnimplemented, endpoint.ErrFailedPrecondition,
 	syscall.ENOSPC, syscall.EDQUOT,
@@ -163,6 +163,9 @@ type sendError struct{ error }
 
 func (e sendError) Unwrap() error { return e.error }
 
+// otherRefusals have nothing to do with a token, also where their text came from a sender.
+var otherRefusals = []error{endpoint.ErrPermission, endpoint.ErrUnimplemented, endpoint.ErrBusy, endpoint.ErrLimit}
+
 // tokenAtFault reports whether a step failed because of its resume token. A sender of
 // the base protocol does not say so; any refusal to begin the step that is not clearly
 // something else counts, because a token that is kept in vain would fail its filesystem
@@ -172,7 +175,7 @@ func tokenAtFault(err error) bool {
 	if errors.Is(err, endpoint.ErrStaleToken) {
 		return true
 	}
-	if !errors.As(err, new(sendError)) || isAny(err, []error{endpoint.ErrPermission, endpoint.ErrUnimplemented}) {
+	if !errors.As(err, new(sendError)) || isAny(err, otherRefusals) {
 		return false
 	}
 	return isRemoteText(err) || !isTransient(err)

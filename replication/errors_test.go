@@ -63,6 +63,8 @@ func TestClassification(t *testing.T) {
 		{"certificate not accepted here", &tls.CertificateVerificationError{Err: errors.New("x")}, false, false},
 		{"certificate not accepted there", &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}, false, false},
 		{"no TLS there", &net.OpError{Op: "read", Err: tls.RecordHeaderError{}}, false, false},
+		{"sender is busy, and says so", sendError{fmt.Errorf("%w: %w", endpoint.ErrBusy, &dataconn.RemoteError{Text: "x"})}, true, false},
+		{"over a limit of the sender's", sendError{fmt.Errorf("%w: %w", endpoint.ErrLimit, &dataconn.RemoteError{Text: "x"})}, true, false},
 		{"protocol", ErrProtocol, false, false},
 	}
 	for _, tt := range tests {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"path"
 	"sync"
 	"sync/atomic"
@@ -26,29 +25,49 @@ import (
 
 // ClientOptions may be the zero value.
 type ClientOptions struct {
-	// CallTimeout bounds each control call, and each ping on either channel, so
+	// CallTimeout bounds each unary control call, and each ping on either channel, so
 	// that planning cannot hang. Each page of a list of versions is a call. 0:
 	// DefaultCallTimeout.
 	CallTimeout time.Duration
 	// Logger gets failed attempts to connect (Debug). nil: discard.
 	Logger *slog.Logger
+	// Route names one of the server's handlers, as transport.ValidateClientIdentity wants
+	// a name. "": the default one. A server that knows no routes is ErrNoRoutes.
+	Route string
+	// Level is zstd's, 1 to MaxLevel, at which both sides compress the streams that they
+	// send; 0: they do not.
+	Level int
+	// Checksum says where the data channel has checksums of its own.
+	Checksum Checksum
+	// MaxIdle and IdleTimeout are as in dataconn.ClientOptions.
+	MaxIdle     int
+	IdleTimeout time.Duration
+	// Mux has one connection carry all channels, if the server can; otherwise each
+	// channel has its own.
+	Mux bool
+	// PeerIdentity is who the server is to the handlers that it calls with Mux
+	// (Server.ServeOver).
+	PeerIdentity string
+	// Interceptors stand around each request, the first outermost.
+	Interceptors []Interceptor
+	// BaseProtocol offers no extension.
+	BaseProtocol bool
 }
 
 // A Client is the endpoint that a Server serves. All methods may be called
 // concurrently. It connects when a call needs it, and again after a connection
-// was lost: no call is repeated, but the next one finds a new connection.
+// was lost: no call is repeated that may have run, but the next one finds a new
+// connection.
 type Client struct {
-	connecter transport.Connecter
-	timeout   time.Duration
-	logger    *slog.Logger
-	conn      *grpc.ClientConn
-	control   pdu.ReplicationClient
-	data      *dataconn.Client
-	close     func() error
-	closed    atomic.Bool
-	// connecting is what the last attempt to connect the control channel failed
-	// of; nil once one succeeded.
-	connecting atomic.Pointer[error]
+	opts   ClientOptions
+	logger *slog.Logger
+	links
+	connecting connecting
+	conn       *grpc.ClientConn
+	control    pdu.ReplicationClient
+	data       *dataconn.Client
+	close      func() error
+	closed     atomic.Bool
 	counters   counters
 }
 
@@ -59,28 +78,58 @@ var (
 
 // NewClient returns a Client of the peer that c connects to. It does not connect.
 func NewClient(c transport.Connecter, opts ClientOptions) (*Client, error) {
-	cl := &Client{connecter: c, timeout: opts.CallTimeout, logger: opts.Logger}
-	if cl.timeout == 0 {
-		cl.timeout = DefaultCallTimeout
+	if err := opts.validate(); err != nil {
+		return nil, err
 	}
-	if cl.logger == nil {
-		cl.logger = slog.New(slog.DiscardHandler)
+	l := links{direct: transportmux.NewDialer(c, opts.offer)}
+	if opts.Mux && !opts.BaseProtocol {
+		l.link = transportmux.NewLink(c, transportmux.LinkOptions{
+			Offer: opts.offer, PeerIdentity: opts.PeerIdentity, Logger: opts.Logger,
+		})
+		l.release = l.link.Close
 	}
-	conn, err := grpc.NewClient("passthrough:///"+transportmux.LabelControl, cl.dialOptions()...)
+	return openClient(l, opts)
+}
+
+func (o ClientOptions) validate() error {
+	if o.Route != "" {
+		if err := transport.ValidateClientIdentity(o.Route); err != nil {
+			return fmt.Errorf("%w: route: %w", endpoint.ErrInvalid, err)
+		}
+	}
+	if o.Level < 0 || o.Level > MaxLevel {
+		return fmt.Errorf("%w: compression level %d is not 0 to %d", endpoint.ErrInvalid, o.Level, MaxLevel)
+	}
+	return nil
+}
+
+func openClient(l links, opts ClientOptions) (*Client, error) {
+	c := &Client{opts: opts, logger: opts.Logger, links: l}
+	if c.opts.CallTimeout == 0 {
+		c.opts.CallTimeout = DefaultCallTimeout
+	}
+	if c.logger == nil {
+		c.logger = slog.New(slog.DiscardHandler)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+transportmux.LabelControl, c.dialOptions()...)
 	if err != nil {
 		return nil, fmt.Errorf("control channel: %w", err)
 	}
-	cl.conn, cl.control = conn, pdu.NewReplicationClient(conn)
-	cl.data = dataconn.NewClient(cl.dialData, dataconn.ClientOptions{})
-	cl.close = sync.OnceValue(cl.closeBoth)
-	return cl, nil
+	c.conn, c.control = conn, pdu.NewReplicationClient(conn)
+	c.data = dataconn.NewClient(c.dialData, dataconn.ClientOptions{
+		MaxIdle: opts.MaxIdle, IdleTimeout: opts.IdleTimeout, StatusOf: statusOf,
+	})
+	c.close = sync.OnceValue(c.closeAll)
+	return c, nil
 }
 
 func (c *Client) dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the transport authenticates
 		grpc.WithContextDialer(c.dialControl),
-		grpc.WithUnaryInterceptor(c.intercept),
+		grpc.WithUnaryInterceptor(c.interceptUnary),
+		grpc.WithStreamInterceptor(c.interceptStream),
+		grpc.WithStatsHandler(callRecorder{}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: keepaliveIdle, Timeout: keepaliveTimeout, PermitWithoutStream: true,
 		}),
@@ -101,113 +150,54 @@ func (c *Client) dialOptions() []grpc.DialOption {
 // that blocks in Read. Calling it again does nothing.
 func (c *Client) Close() error { return c.close() }
 
-func (c *Client) closeBoth() error {
+func (c *Client) closeAll() error {
 	c.closed.Store(true)
-	return errors.Join(c.conn.Close(), c.data.Close())
+	errs := []error{c.conn.Close(), c.data.Close()}
+	if c.release != nil {
+		errs = append(errs, c.release())
+	}
+	return errors.Join(errs...)
 }
 
-func (c *Client) dial(ctx context.Context, label string) (*transportmux.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+// Conn is for calling the services that the peer has registered beside its endpoint
+// (Server.RegisterService): with generated code, or with package service. Unary calls
+// are bounded by ClientOptions.CallTimeout; streams last as long as their context, or
+// the connection. OutcomeOf tells more about a call that failed.
+func (c *Client) Conn() grpc.ClientConnInterface { return c.conn }
+
+// interceptUnary is every unary control call's way to the wire.
+func (c *Client) interceptUnary(ctx context.Context, method string, req, res any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.CallTimeout)
 	defer cancel()
-	conn, err := transportmux.Dial(ctx, c.connecter, label, nil)
-	if err != nil {
-		c.logger.Debug("connecting failed", "channel", label, "err", err)
-		return nil, err
-	}
-	return conn, nil
-}
-
-func (c *Client) dialData(ctx context.Context) (transport.Wire, dataconn.Features, error) {
-	conn, err := c.dial(ctx, transportmux.LabelData)
-	if err != nil {
-		return nil, dataconn.Features{}, err
-	}
-	return conn.Wire, dataconn.Features{}, nil // bare: writev needs to see what the transport returned
-}
-
-func (c *Client) dialControl(ctx context.Context, _ string) (net.Conn, error) {
-	conn, err := c.dial(ctx, transportmux.LabelControl)
-	if err != nil {
-		c.connecting.Store(&err)
-		return nil, err
-	}
-	c.connecting.Store(nil)
-	return &countedConn{Wire: conn.Wire, counters: &c.counters}, nil
-}
-
-// lastConnecting returns what connecting the control channel failed of, or nil.
-func (c *Client) lastConnecting() error {
-	if err := c.connecting.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// intercept is every control call's way to the wire.
-func (c *Client) intercept(ctx context.Context, method string, req, res any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
+	ctx, rec := withRecord(ctx)
 	c.counters.controlCalls.Add(1)
-	if err := invoke(ctx, method, req, res, cc, opts...); err != nil {
-		return newCallError(ctx, path.Base(method), err, c.closed.Load(), c.lastConnecting())
+	return intercept(ctx, c.opts.Interceptors, c.call(transportmux.LabelControl, method), func(ctx context.Context) error {
+		return c.invoke(ctx, method, rec, opts, func(ctx context.Context, opts []grpc.CallOption) error {
+			return invoke(ctx, method, req, res, cc, opts...)
+		})
+	})
+}
+
+func (c *Client) call(channel, method string) Call {
+	return Call{Route: c.opts.Route, Channel: channel, Method: method}
+}
+
+// invoke runs a control call up to its answer or, if it is a stream, to its beginning.
+func (c *Client) invoke(ctx context.Context, method string, rec *record, opts []grpc.CallOption, run func(context.Context, []grpc.CallOption) error) error {
+	ctx, opts, stop, err := c.ready(ctx, opts)
+	defer stop()
+	if err == nil {
+		err = run(ctx, opts)
 	}
-	return nil
-}
-
-// WaitForConnectivity pings on both channels until the peer has answered on both,
-// or ctx ends; the error then has ctx's cause and the last ping's in its chain.
-func (c *Client) WaitForConnectivity(ctx context.Context) error {
-	var last error
-	for {
-		err := c.pingBoth(ctx)
-		if err == nil {
-			return nil
-		}
-		if last == nil || ctx.Err() == nil { // the end of ctx explains nothing
-			last = err
-		}
-		if c.closed.Load() {
-			return fmt.Errorf("no connectivity: %w", last)
-		}
-		if !sleep(ctx, pingInterval) {
-			return fmt.Errorf("no connectivity: %w: %w", context.Cause(ctx), last)
-		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (c *Client) pingBoth(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	control := make(chan error, 1)
-	go func() {
-		c.conn.ResetConnectBackoff()
-		control <- ping("control", func(req *pdu.PingReq) (*pdu.PingRes, error) { return c.control.Ping(ctx, req) })
-	}()
-	c.counters.dataRequests.Add(1)
-	data := ping("data", func(req *pdu.PingReq) (*pdu.PingRes, error) { return c.data.Ping(ctx, req) })
-	return errors.Join(<-control, data)
-}
-
-func ping(channel string, call func(*pdu.PingReq) (*pdu.PingRes, error)) error {
-	res, err := call(&pdu.PingReq{Message: channel})
 	if err != nil {
-		return fmt.Errorf("%s channel: %w", channel, err)
-	}
-	if res.GetEcho() != channel {
-		return fmt.Errorf("%s channel: the ping's echo is %q", channel, res.GetEcho())
+		return c.newCallError(ctx, path.Base(method), err, rec)
 	}
 	return nil
+}
+
+// Ping echoes message over the control channel.
+func (c *Client) Ping(ctx context.Context, req *pdu.PingReq) (*pdu.PingRes, error) {
+	return c.control.Ping(ctx, req)
 }
 
 // ListFilesystems implements endpoint.Endpoint.
@@ -235,21 +225,42 @@ func (c *Client) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, e
 	return c.control.SendDry(ctx, req)
 }
 
+// request is every data request's way to the wire.
+func (c *Client) request(ctx context.Context, method string, run func(context.Context) error) error {
+	c.counters.dataRequests.Add(1)
+	return intercept(ctx, c.opts.Interceptors, c.call(transportmux.LabelData, method), func(ctx context.Context) error {
+		return newDataError(method, run(ctx))
+	})
+}
+
 // Send implements endpoint.Sender. The stream is an io.WriterTo too, which spares
 // its reader a copy.
-func (c *Client) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.ReadCloser, error) {
-	c.counters.dataRequests.Add(1)
-	res, stream, err := c.data.Send(ctx, req)
+func (c *Client) Send(ctx context.Context, req *pdu.SendReq) (res *pdu.SendRes, stream io.ReadCloser, err error) {
+	err = c.request(ctx, methodSend, func(ctx context.Context) (err error) {
+		res, stream, err = c.data.Send(ctx, req)
+		return err
+	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, closeUnwanted(stream, err)
 	}
 	return res, &countedStream{stream, &c.counters}, nil
+}
+
+// closeUnwanted closes a stream that an interceptor has not let through.
+func closeUnwanted(stream io.Closer, err error) error {
+	if stream != nil {
+		_ = stream.Close() // nobody has read it
+	}
+	return err
 }
 
 // Receive implements endpoint.Receiver. A panic of the stream's Read, which runs in
 // another goroutine than the caller's, becomes an error. If Receive fails while a Read
 // blocks, it leaves that Read behind after a second: the stream's owner ends it.
-func (c *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
-	c.counters.dataRequests.Add(1)
-	return c.data.Receive(ctx, req, &countedReader{stream, &c.counters, c.logger})
+func (c *Client) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (res *pdu.ReceiveRes, err error) {
+	err = c.request(ctx, methodReceive, func(ctx context.Context) (err error) {
+		res, err = c.data.Receive(ctx, req, &countedReader{stream, &c.counters, c.logger})
+		return err
+	})
+	return res, err
 }

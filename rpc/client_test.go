@@ -44,6 +44,12 @@ func (r *recorder) hook(ctx context.Context, method string, req proto.Message) e
 	return nil
 }
 
+func (r *recorder) client(method string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.clients[method]
+}
+
 func TestRoundTrips(t *testing.T) {
 	for name, p := range transports {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +67,7 @@ func TestRoundTrips(t *testing.T) {
 				if got := rec.requests[r.method]; !proto.Equal(got, r.req) {
 					t.Errorf("%s arrived as %v, not %v", r.method, got, r.req)
 				}
-				if id := rec.clients[r.method]; id != alice {
+				if id := rec.client(r.method); id != alice {
 					t.Errorf("%s came from %q", r.method, id)
 				}
 			}
@@ -100,7 +106,7 @@ func checkStats(t *testing.T, got Stats, size int64) {
 		t.Errorf("few control bytes: %+v", got)
 	}
 	got.ControlSent, got.ControlReceived = 0, 0
-	want := Stats{ControlCalls: 7, DataRequests: 3, DataSent: uint64(size), DataReceived: uint64(size)}
+	want := Stats{ControlCalls: 7, DataRequests: 3, DataConnections: 1, DataSent: uint64(size), DataReceived: uint64(size)}
 	if got != want {
 		t.Errorf("stats are %+v, not %+v", got, want)
 	}
@@ -159,8 +165,8 @@ func TestFailure10ControlCallsWithoutDeadline(t *testing.T) {
 				}
 				start := time.Now()
 				_, err := r.do(t.Context(), client, nil)
-				if took := time.Since(start); took != client.timeout {
-					t.Errorf("%s took %v, not %v", r.method, took, client.timeout)
+				if took := time.Since(start); took != client.opts.CallTimeout {
+					t.Errorf("%s took %v, not %v", r.method, took, client.opts.CallTimeout)
 				}
 				if status.Code(err) != codes.DeadlineExceeded || !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("%s: %v", r.method, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"path"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -33,7 +32,10 @@ func (s *Server) startControl(requests context.Context, addr net.Addr) *controlS
 		conns:    &handover{conns: make(chan net.Conn), closed: make(chan struct{}), addr: addr},
 		served:   make(chan struct{}),
 	}
-	pdu.RegisterReplicationServer(c.grpc, controlService{Endpoint: s.handler, lists: &keptList{}})
+	c.grpc.RegisterService(s.guardService(&pdu.Replication_ServiceDesc, validated), controlService{lists: &keptList{}})
+	for _, service := range s.services {
+		c.grpc.RegisterService(s.guardService(service.desc, nil), service.impl)
+	}
 	go func() {
 		defer close(c.served)
 		_ = c.grpc.Serve(c.conns) // ends with conns, as shutdown wants
@@ -43,12 +45,13 @@ func (s *Server) startControl(requests context.Context, addr net.Addr) *controlS
 
 func (s *Server) grpcOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.Creds(identityCredentials{}),
-		grpc.UnaryInterceptor(s.intercept),
+		grpc.Creds(originCredentials{}),
+		grpc.UnknownServiceHandler(unknownMethod),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveIdle, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinInterval, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(preambleTimeout),
-		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxHeaderListSize(maxHeaderList),
+		grpc.MaxRecvMsgSize(s.opts.Limits.MessageSize),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.WaitForHandlers(true),
@@ -56,12 +59,8 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 }
 
 // handle gives conn to gRPC, which closes it.
-func (c *controlServer) handle(conn *transportmux.Conn) {
-	// gRPC's own Stop waits for connections that are not HTTP/2 yet; the end of
-	// requests does not.
-	stop := context.AfterFunc(c.requests, func() { _ = conn.Close() })
-	if !c.conns.offer(&controlConn{Conn: conn, onClose: stop}) {
-		stop()
+func (c *controlServer) handle(conn *controlConn) {
+	if !c.conns.offer(conn) {
 		_ = conn.Close()
 	}
 }
@@ -74,20 +73,17 @@ func (c *controlServer) shutdown() {
 	<-c.served
 }
 
-// intercept is every control call's way to the handler.
-func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (res any, err error) {
-	c := call{clientOf(ctx), transportmux.LabelControl, path.Base(info.FullMethod), req}
-	err = s.guard(ctx, c, func(ctx context.Context) (err error) {
-		res, err = next(ctx, req)
-		return err
-	})
-	return res, toStatus(err)
+// validated is the generated handlers' interceptor.
+func validated(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := validate(req); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
 }
 
-// controlService is the gRPC service: an endpoint's methods are the protocol's,
-// but for two, and for the pages of version lists.
+// controlService is the gRPC service of the base protocol. Its methods are those of the
+// endpoint that a call's route leads to, but for two, and for the pages of version lists.
 type controlService struct {
-	endpoint.Endpoint
 	lists                       *keptList
 	pdu.UnsafeReplicationServer // a method that the protocol gains must not go unnoticed
 }
@@ -97,9 +93,29 @@ func (controlService) Ping(_ context.Context, req *pdu.PingReq) (*pdu.PingRes, e
 	return &pdu.PingRes{Echo: req.GetMessage()}, nil
 }
 
+// ListFilesystems implements pdu.ReplicationServer.
+func (controlService) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
+	return endpointOf(ctx).ListFilesystems(ctx, req)
+}
+
+// DestroySnapshots implements pdu.ReplicationServer.
+func (controlService) DestroySnapshots(ctx context.Context, req *pdu.DestroySnapshotsReq) (*pdu.DestroySnapshotsRes, error) {
+	return endpointOf(ctx).DestroySnapshots(ctx, req)
+}
+
+// SendCompleted implements pdu.ReplicationServer.
+func (controlService) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
+	return endpointOf(ctx).SendCompleted(ctx, req)
+}
+
+// ReplicationCursor implements pdu.ReplicationServer.
+func (controlService) ReplicationCursor(ctx context.Context, req *pdu.ReplicationCursorReq) (*pdu.ReplicationCursorRes, error) {
+	return endpointOf(ctx).ReplicationCursor(ctx, req)
+}
+
 // SendDry implements pdu.ReplicationServer.
-func (s controlService) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, error) {
-	sender, ok := s.Endpoint.(endpoint.Sender)
+func (controlService) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, error) {
+	sender, ok := endpointOf(ctx).(endpoint.Sender)
 	if !ok {
 		return nil, unimplemented("SendDry")
 	}
@@ -109,7 +125,8 @@ func (s controlService) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.Sen
 // controlConn is a connection that gRPC owns.
 type controlConn struct {
 	*transportmux.Conn
-	onClose func() bool
+	origin  *origin
+	onClose func()
 }
 
 // Close implements net.Conn.
@@ -156,46 +173,48 @@ func (h *handover) Close() error {
 // Addr implements net.Listener.
 func (h *handover) Addr() net.Addr { return h.addr }
 
-// clientIdentity is what gRPC keeps of a connection for its calls.
-type clientIdentity string
+// AuthType implements credentials.AuthInfo: gRPC keeps the origin of a connection for
+// its calls.
+func (*origin) AuthType() string { return "transport" }
 
-// AuthType implements credentials.AuthInfo.
-func (clientIdentity) AuthType() string { return "transport" }
-
-func clientOf(ctx context.Context) string {
+// originOfCall returns what originCredentials gave to gRPC.
+func originOfCall(ctx context.Context) *origin {
 	if p, ok := peer.FromContext(ctx); ok {
-		if id, ok := p.AuthInfo.(clientIdentity); ok {
-			return string(id)
+		if o, ok := p.AuthInfo.(*origin); ok {
+			return o
 		}
 	}
-	return ""
+	return &origin{refusal: errNoOrigin}
 }
 
-// identityCredentials pass the client identity, which the transport has
-// authenticated, on to the calls; they exchange no byte.
-type identityCredentials struct{}
+// errNoOrigin: no call can come from elsewhere.
+var errNoOrigin = errors.New("not a control connection")
+
+// originCredentials pass an origin, whose client the transport has authenticated, on to
+// the calls; they exchange no byte.
+type originCredentials struct{}
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (identityCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (originCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c, ok := conn.(*controlConn)
 	if !ok {
-		return nil, nil, errors.New("not a control connection")
+		return nil, nil, errNoOrigin
 	}
-	return conn, clientIdentity(c.ClientIdentity), nil
+	return conn, c.origin, nil
 }
 
 // ClientHandshake implements credentials.TransportCredentials; no client uses it.
-func (identityCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (originCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return nil, nil, errors.New("server's credentials")
 }
 
 // Info implements credentials.TransportCredentials.
-func (identityCredentials) Info() credentials.ProtocolInfo {
+func (originCredentials) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "transport"}
 }
 
 // Clone implements credentials.TransportCredentials.
-func (c identityCredentials) Clone() credentials.TransportCredentials { return c }
+func (c originCredentials) Clone() credentials.TransportCredentials { return c }
 
 // OverrideServerName implements credentials.TransportCredentials.
-func (identityCredentials) OverrideServerName(string) error { return nil }
+func (originCredentials) OverrideServerName(string) error { return nil }

@@ -26,6 +26,14 @@
 // beyond that, and beyond 2,000,000 versions or 256 MiB of pages, the error is
 // [ErrTooLarge].
 //
+// # Routes, limits, interceptors
+//
+// A Server has several handlers behind one listener (Handle): a client names its [Route],
+// which says who may use it and, by [Verb], for what. [Limits] bound what each client may
+// have of the server; Usage tells what it has. An [Interceptor] stands around each request
+// of both channels, custom services' (RegisterService) included. What a route or a limit
+// refuses is answered at once, before an interceptor or the handler sees it.
+//
 // # What the server keeps from its handler
 //
 // A request that no endpoint could serve (no To, an unknown version type, a GUID

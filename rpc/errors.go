@@ -3,18 +3,16 @@ package rpc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"runtime/debug"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/dualrepl/dualrepl/endpoint"
-	"github.com/dualrepl/dualrepl/transportmux"
 )
 
 // ErrTooLarge: a control message, or a list of versions, is larger than its receiver
@@ -39,13 +37,14 @@ var sentinelCodes = []struct {
 // errPanic is what the client learns of a handler's panic.
 var errPanic = errors.New("internal error: the handler panicked (its side's log has the stack)")
 
-// errDraining never reaches a client: the connection is ended in its place, which
-// tells the client to try again.
-var errDraining = errors.New("server is shutting down")
+// What the details of a ResourceExhausted say it is: gRPC itself uses that code for a
+// message over the limit, without details.
+var (
+	noSpace   = &errdetails.ErrorInfo{Domain: errorDomain, Reason: "NO_SPACE"}
+	overLimit = &errdetails.ErrorInfo{Domain: errorDomain, Reason: "LIMIT"}
+)
 
-// noSpace marks a ResourceExhausted as the handler's: gRPC itself uses that code
-// for a message over the limit.
-var noSpace = &errdetails.ErrorInfo{Domain: "dualrepl", Reason: "NO_SPACE"}
+const errorDomain = "dualrepl"
 
 // toStatus gives a handler's error its gRPC code. An error that has one already
 // (the handler is a client of somebody else) keeps it.
@@ -57,14 +56,24 @@ func toStatus(err error) error {
 		return st.Err()
 	}
 	st := status.New(codeOf(err), err.Error())
-	if !errors.Is(err, endpoint.ErrNoSpace) {
-		return st.Err()
-	}
-	if marked, err := st.WithDetails(noSpace); err == nil {
-		st = marked
+	switch {
+	case errors.Is(err, endpoint.ErrNoSpace):
+		st = withDetail(st, noSpace)
+	case errors.Is(err, ErrLimit):
+		st = withDetail(st, overLimit)
 	}
 	return st.Err()
 }
+
+func withDetail(st *status.Status, info *errdetails.ErrorInfo) *status.Status {
+	if detailed, err := st.WithDetails(info); err == nil {
+		return detailed
+	}
+	return st
+}
+
+// statusOf is toStatus for the data channel.
+func statusOf(err error) *spb.Status { return status.Convert(toStatus(err)).Proto() }
 
 func codeOf(err error) codes.Code {
 	for _, s := range sentinelCodes {
@@ -73,7 +82,7 @@ func codeOf(err error) codes.Code {
 		}
 	}
 	switch {
-	case errors.Is(err, ErrTooLarge):
+	case errors.Is(err, ErrTooLarge), errors.Is(err, ErrLimit):
 		return codes.ResourceExhausted
 	case errors.Is(err, errPanic):
 		return codes.Internal
@@ -87,8 +96,8 @@ func codeOf(err error) codes.Code {
 
 // sentinelOf is codeOf the other way: nil if the status is no sentinel's.
 func sentinelOf(st *status.Status) error {
-	if st.Code() == codes.ResourceExhausted && len(st.Details()) == 0 {
-		return ErrTooLarge
+	if st.Code() == codes.ResourceExhausted {
+		return exhaustedOf(st)
 	}
 	for _, s := range sentinelCodes {
 		if st.Code() == s.code {
@@ -98,44 +107,17 @@ func sentinelOf(st *status.Status) error {
 	return nil
 }
 
-// callError is a failed control call: the status for status.Code, and what
-// errors.Is can find as its cause.
-type callError struct {
-	method string
-	status *status.Status
-	cause  error // nil: the status says all that is known
-}
-
-// Error leaves out what gRPC makes of a connection that did not come about.
-func (e *callError) Error() string {
-	if dial := (*transportmux.DialError)(nil); errors.As(e.cause, &dial) {
-		return fmt.Sprintf("%s: cannot connect: %v", e.method, dial)
+// exhaustedOf tells what was exhausted.
+func exhaustedOf(st *status.Status) error {
+	if len(st.Details()) == 0 {
+		return ErrTooLarge
 	}
-	return fmt.Sprintf("%s: %s: %s", e.method, e.status.Code(), e.status.Message())
-}
-
-// GRPCStatus is what status.Code and status.FromError look for.
-func (e *callError) GRPCStatus() *status.Status { return e.status }
-
-func (e *callError) Unwrap() error { return e.cause }
-
-// newCallError finds the cause of a failed call: what the endpoint said, the end
-// of ctx, the client's own end, or what connecting (lastly) failed of.
-func newCallError(ctx context.Context, method string, err error, closed bool, connecting error) error {
-	e := &callError{method: method, status: status.Convert(err)}
-	switch {
-	case ctx.Err() != nil:
-		e.cause = context.Cause(ctx)
-	case closed:
-		e.cause = net.ErrClosed
-	case e.status.Code() == codes.Unavailable:
-		e.cause = connecting
-	case e.status.Code() == codes.DeadlineExceeded: // the server's clock was faster
-		e.cause = context.DeadlineExceeded
-	default:
-		e.cause = sentinelOf(e.status)
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain && info.GetReason() == overLimit.Reason {
+			return ErrLimit
+		}
 	}
-	return e
+	return endpoint.ErrNoSpace
 }
 
 // recoverPanic, deferred, turns a panic into errPanic and logs it.
@@ -150,6 +132,7 @@ func recoverPanic(logger *slog.Logger, err *error) {
 type guardedStream struct {
 	io.ReadCloser
 	logger *slog.Logger
+	closed func()
 }
 
 func (s *guardedStream) Read(p []byte) (n int, err error) {
@@ -158,6 +141,7 @@ func (s *guardedStream) Read(p []byte) (n int, err error) {
 }
 
 func (s *guardedStream) Close() (err error) {
+	defer s.closed()
 	defer recoverPanic(s.logger, &err)
 	return s.ReadCloser.Close()
 }

@@ -31,6 +31,8 @@ const (
 	// failed one; calls in between fail at once with what failed last.
 	reconnectFirst = 500 * time.Millisecond
 	reconnectMax   = 10 * time.Second
+	// clockSlack is how much earlier than ours a server's clock may end a call.
+	clockSlack = time.Second
 	// pingInterval spaces the pings of WaitForConnectivity.
 	pingInterval = 500 * time.Millisecond
 )
@@ -41,14 +43,37 @@ const (
 	// its lists, half a million of them fit. (gRPC's default of 4 MiB ends at less
 	// than 50,000 with long names.)
 	maxMessage = 64 << 20
-	// maxRequest bounds what a server receives in one: 50,000 snapshots with long names to
+	// maxRequest bounds what a client sends in one: 50,000 snapshots with long names to
 	// destroy, by far the largest request there is.
 	maxRequest = 16 << 20
+	// maxHeaderList bounds the headers of a call (custom metadata), in bytes.
+	maxHeaderList = 64 << 10
 	// maxStreams bounds the calls that run at once on one control connection; a client
 	// queues what is beyond. With maxRequest it bounds the memory that requests take. It
 	// is above the 100 that HTTP/2 recommends: with 32, many calls at once took twice as
 	// long as over a connection without a bound.
 	maxStreams = 128
+)
+
+// What a client may have of a server whose Limits don't say.
+const (
+	// DefaultConnections is far above what one replication opens: one for control, and one
+	// for each of its steps.
+	DefaultConnections = 1024
+	// DefaultRequests is as many, for requests that share connections.
+	DefaultRequests = 1024
+	// DefaultMessageSize, in bytes, is what clients send at most.
+	DefaultMessageSize = maxRequest
+)
+
+const (
+	// maxRefusing is how many connections over a client's limit are kept open, for
+	// refusalTime, to answer their requests; what is beyond is closed without an answer.
+	maxRefusing = 16
+	refusalTime = 10 * time.Second
+	// maxRefused is how many clients with nothing in use a server remembers because
+	// they were refused something.
+	maxRefused = 1024
 )
 
 // Version lists go in pages, so that the length of a list is bounded by memory and

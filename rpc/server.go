@@ -1,10 +1,14 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"sync"
 	"time"
 
 	"github.com/dualrepl/dualrepl/dataconn"
@@ -19,28 +23,45 @@ type ServerOptions struct {
 	// Grace is how long requests that run when Serve's context ends may go on, so
 	// that a step can finish. 0: they end at once.
 	Grace time.Duration
-	// MaxPending bounds the connections whose peer and label are not known yet.
-	// 0: transportmux.DefaultMaxPending.
-	MaxPending int
+	// Limits bound what one client may have.
+	Limits Limits
+	// Interceptors stand around each request, the first outermost.
+	Interceptors []Interceptor
+	// Checksum says where the server wants the data channel to have checksums.
+	Checksum Checksum
+	// BaseProtocol offers no extension to clients.
+	BaseProtocol bool
 	// Logger gets failed requests (Warn), panics (Error) and what the layers below
 	// report. nil: discard.
 	Logger *slog.Logger
 }
 
-// A Server answers both channels with one endpoint.
+// A Server answers both channels: the base protocol's calls with the endpoint of the
+// route that the client names, those of custom services with what was registered.
 type Server struct {
-	handler endpoint.Endpoint
-	opts    ServerOptions
-	logger  *slog.Logger
+	opts   ServerOptions
+	logger *slog.Logger
+	usage  *usage
+	peers  peers
+
+	mu       sync.RWMutex
+	routes   map[string]Route
+	services []registration
+	misuse   error // what Serve returns at once
 }
 
 // NewServer returns a Server for h, which is an endpoint.Sender, an
 // endpoint.Receiver or both. What h is not is answered with
-// endpoint.ErrUnimplemented.
+// endpoint.ErrUnimplemented. h is the default route's, for all clients and verbs; nil:
+// there is no default route unless Handle makes one.
 func NewServer(h endpoint.Endpoint, opts ServerOptions) *Server {
-	s := &Server{handler: h, opts: opts, logger: opts.Logger}
+	opts.Limits = opts.Limits.withDefaults()
+	s := &Server{opts: opts, logger: opts.Logger, usage: newUsage(opts.Limits), routes: map[string]Route{}}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if h != nil {
+		s.routes[""] = Route{Endpoint: h}
 	}
 	return s
 }
@@ -56,15 +77,56 @@ func (s *Server) Serve(ctx context.Context, l transport.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	l = stoppingListener{l, stop}
-	requests, end := withGrace(ctx, s.opts.Grace)
-	defer end()
-	control := s.startControl(requests, l.Addr())
-	err := transportmux.Serve(ctx, l, map[string]transportmux.Handler{
-		transportmux.LabelControl: func(_ context.Context, conn *transportmux.Conn) { control.handle(conn) },
-		transportmux.LabelData:    func(accepting context.Context, conn *transportmux.Conn) { s.serveData(accepting, requests, conn) },
-	}, transportmux.ServeOptions{MaxPending: s.opts.MaxPending, Logger: s.logger})
-	control.shutdown()
-	return err
+	channels, err := s.start(ctx, l.Addr())
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer channels.shutdown()
+	return transportmux.Serve(ctx, l, channels.handlers(), transportmux.ServeOptions{
+		MaxPending: s.opts.Limits.PendingHandshakes, Pending: &s.usage.pending, Offer: s.opts.offer, Logger: s.logger,
+	})
+}
+
+// channels are what answers labelled connections, until accepting ends, and what they
+// have begun then until its grace is over.
+type channels struct {
+	server    *Server
+	accepting context.Context
+	requests  context.Context // every connection, request and handler
+	end       context.CancelFunc
+	control   *controlServer
+	sessions  sessions
+	level     int // of compression, if this side dialled; 0: what the client asked for
+}
+
+// start makes channels run; their owner calls shutdown.
+func (s *Server) start(accepting context.Context, addr net.Addr) (*channels, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.misuse != nil {
+		return nil, s.misuse
+	}
+	requests, end := withGrace(accepting, s.opts.Grace)
+	return &channels{
+		server: s, accepting: accepting, requests: requests, end: end,
+		control: s.startControl(requests, addr), sessions: newSessions(),
+	}, nil
+}
+
+// handlers are those of the labels.
+func (c *channels) handlers() map[string]transportmux.Handler {
+	return map[string]transportmux.Handler{
+		transportmux.LabelControl: func(_ context.Context, conn *transportmux.Conn) { c.serveControl(conn) },
+		transportmux.LabelData:    func(_ context.Context, conn *transportmux.Conn) { c.serveData(conn) },
+		transportmux.LabelMux:     func(_ context.Context, conn *transportmux.Conn) { c.serveMux(conn) },
+	}
+}
+
+// shutdown waits for everything that runs. All handlers of connections have returned.
+func (c *channels) shutdown() {
+	defer c.end()
+	c.control.shutdown()
+	c.sessions.finishAll()
 }
 
 // stoppingListener stops the server when it is closed, which transportmux.Serve does
@@ -96,42 +158,98 @@ func withGrace(ctx context.Context, d time.Duration) (requests context.Context, 
 	return requests, func() { stop(); cancel() }
 }
 
-// serveData answers the request of one data connection. It ends with requests, or,
-// while the request has not begun, with accepting.
-func (s *Server) serveData(accepting, requests context.Context, conn *transportmux.Conn) {
-	ctx, cancel := context.WithCancel(requests)
-	defer cancel()
-	begin := context.AfterFunc(accepting, cancel)
-	defer begin()
-	h := &dataHandler{server: s, client: conn.ClientIdentity, begin: begin}
-	// The bare Wire: writev needs to see what the transport returned.
-	dataconn.ServeConn(ctx, conn.Wire, h, dataconn.ServeOptions{Logger: s.logger.With("client", conn.ClientIdentity)})
-}
-
-// call is one request on either channel.
-type call struct {
-	client  string
-	channel string // label
-	method  string
-	req     any
-}
-
-// guard runs a request's handler: on a validated request, with the client identity
-// in its context, its panic recovered and its failure logged.
-func (s *Server) guard(ctx context.Context, c call, run func(context.Context) error) error {
-	logger := s.logger.With("client", c.client, "channel", c.channel, "call", c.method)
-	err := guarded(logger, func() error {
-		if err := validate(c.req); err != nil {
-			return err
-		}
-		return run(transport.ContextWithClientIdentity(ctx, c.client))
-	})
-	if err != nil {
-		logger.Warn("request failed", "err", err)
-	} else {
-		logger.Debug("request answered")
+// serveControl hands conn on to gRPC.
+func (c *channels) serveControl(conn *transportmux.Conn) {
+	origin, leave := c.server.enter(conn)
+	if origin == nil {
+		return
 	}
-	return err
+	// gRPC's own Stop waits for connections that are not HTTP/2 yet; the end of
+	// requests does not.
+	stop := context.AfterFunc(c.requests, func() { _ = conn.Close() })
+	c.control.handle(&controlConn{Conn: conn, origin: origin, onClose: sync.OnceFunc(func() { stop(); leave() })})
+}
+
+// serveData answers the requests of one data connection.
+func (c *channels) serveData(conn *transportmux.Conn) {
+	origin, leave := c.server.enter(conn)
+	if origin == nil {
+		return
+	}
+	defer leave()
+	// The bare Wire: writev needs to see what the transport returned.
+	dataconn.ServeConn(c.requests, conn.Wire, &dataHandler{c.server, origin}, dataconn.ServeOptions{
+		Features: featuresOf(conn, cmp.Or(c.level, levelAsked(conn))),
+		Logger:   c.server.logger.With("client", conn.ClientIdentity),
+		StatusOf: statusOf,
+		Drain:    c.accepting,
+	})
+}
+
+// enter counts conn in, until leave, and finds out where it leads. One over the limit
+// gets its answer for a while; nil: there are too many of those too, and it is closed.
+func (s *Server) enter(conn *transportmux.Conn) (o *origin, leave func()) {
+	o = s.originOf(conn)
+	leave, err := s.usage.acquire(o.client, limitConnections)
+	if err != nil {
+		o.refusal = err
+		leave = s.refuse(conn)
+	}
+	if o.refusal != nil {
+		s.logger.Warn("connection refused", "client", o.client, "peer", conn.RemoteAddr(), "err", o.refusal)
+	}
+	if leave == nil {
+		_ = conn.Close()
+		return nil, nil
+	}
+	return o, leave
+}
+
+// refuse ends conn soon, but not at once. nil: it has to be at once.
+func (s *Server) refuse(conn *transportmux.Conn) (leave func()) {
+	release, err := s.usage.acquire(conn.ClientIdentity, limitRefusals)
+	if err != nil {
+		return nil
+	}
+	late := time.AfterFunc(refusalTime, func() { _ = conn.Close() })
+	return func() { late.Stop(); release() }
+}
+
+// guard runs a request's handler inside of the interceptors: if the client may have it,
+// with its origin in the context, its panic recovered and its failure logged. The
+// caller calls end when the request is over, whatever the error.
+func (s *Server) guard(ctx context.Context, o *origin, c Call, run func(context.Context) error) (end func(), err error) {
+	c.Client, c.Route = o.client, o.route
+	logger := s.logger.With("client", c.Client, "channel", c.Channel, "call", c.Method)
+	end, err = s.admit(o, c.Method)
+	if err == nil {
+		err = guarded(logger, func() error {
+			return intercept(contextWithOrigin(ctx, o), s.opts.Interceptors, c, run)
+		})
+	}
+	switch {
+	case err == nil:
+		logger.Debug("request answered")
+	case err != o.refusal: // that one was logged already
+		logger.Warn("request failed", "err", err)
+	}
+	return end, err
+}
+
+// admit counts a request in, until end, if the client may have it.
+func (s *Server) admit(o *origin, method string) (end func(), err error) {
+	nothing := func() {}
+	if o.refusal != nil {
+		return nothing, o.refusal
+	}
+	if err := o.target.permits(method); err != nil {
+		return nothing, err
+	}
+	end, err = s.usage.acquire(o.client, limitRequests)
+	if err != nil {
+		return nothing, err
+	}
+	return end, nil
 }
 
 func guarded(logger *slog.Logger, fn func() error) (err error) {
@@ -142,48 +260,59 @@ func guarded(logger *slog.Logger, fn func() error) (err error) {
 // dataHandler answers the requests of one data connection.
 type dataHandler struct {
 	server *Server
-	client string
-	begin  func() bool // false: the server stops, and ends this connection
+	origin *origin
 }
 
-func (h *dataHandler) guard(ctx context.Context, method string, req any, run func(context.Context) error) error {
-	if !h.begin() {
-		return errDraining
-	}
-	return h.server.guard(ctx, call{h.client, transportmux.LabelData, method, req}, run)
+// guard is the server's, for a data request.
+func (h *dataHandler) guard(ctx context.Context, method string, req any, run func(context.Context) error) (end func(), err error) {
+	c := Call{Channel: transportmux.LabelData, Method: method}
+	return h.server.guard(ctx, h.origin, c, func(ctx context.Context) error {
+		if err := validate(req); err != nil {
+			return err
+		}
+		return run(ctx)
+	})
 }
 
 // Ping implements dataconn.Handler.
-func (h *dataHandler) Ping(_ context.Context, req *pdu.PingReq) (*pdu.PingRes, error) {
-	return &pdu.PingRes{Echo: req.GetMessage()}, nil
+func (h *dataHandler) Ping(ctx context.Context, req *pdu.PingReq) (res *pdu.PingRes, err error) {
+	end, err := h.guard(ctx, methodPing, req, func(context.Context) error {
+		res = &pdu.PingRes{Echo: req.GetMessage()}
+		return nil
+	})
+	end()
+	return res, err
 }
 
 // Send implements dataconn.Handler.
 func (h *dataHandler) Send(ctx context.Context, req *pdu.SendReq) (res *pdu.SendRes, stream io.ReadCloser, err error) {
-	err = h.guard(ctx, "Send", req, func(ctx context.Context) (err error) {
-		sender, ok := h.server.handler.(endpoint.Sender)
+	end, err := h.guard(ctx, methodSend, req, func(ctx context.Context) (err error) {
+		sender, ok := h.origin.target.Endpoint.(endpoint.Sender)
 		if !ok {
-			return unimplemented("Send")
+			return unimplemented(methodSend)
 		}
 		res, stream, err = sender.Send(ctx, req)
 		return err
 	})
-	if stream != nil { // dataconn refuses none, and closes one that comes with an error
-		stream = &guardedStream{stream, h.server.logger.With("client", h.client, "call", "Send")}
+	if stream == nil { // dataconn refuses none, and closes one that comes with an error
+		end()
+		return res, nil, err
 	}
-	return res, stream, err
+	logger := h.server.logger.With("client", h.origin.client, "call", methodSend)
+	return res, &guardedStream{stream, logger, sync.OnceFunc(end)}, err
 }
 
 // Receive implements dataconn.Handler.
 func (h *dataHandler) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (res *pdu.ReceiveRes, err error) {
-	err = h.guard(ctx, "Receive", req, func(ctx context.Context) (err error) {
-		receiver, ok := h.server.handler.(endpoint.Receiver)
+	end, err := h.guard(ctx, methodReceive, req, func(ctx context.Context) (err error) {
+		receiver, ok := h.origin.target.Endpoint.(endpoint.Receiver)
 		if !ok {
-			return unimplemented("Receive")
+			return unimplemented(methodReceive)
 		}
-		res, err = receiver.Receive(ctx, req, stream)
+		res, err = receiver.Receive(ctx, req, sentStream{stream})
 		return err
 	})
+	end()
 	return res, err
 }
 

@@ -77,6 +77,13 @@ func (b *buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
+// String returns what was logged.
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // take returns what was logged, and forgets it.
 func (b *buffer) take() string {
 	b.mu.Lock()

@@ -15,7 +15,8 @@ type Stats struct {
 	ControlCalls    uint64 // begun
 	ControlSent     uint64 // bytes as transported, HTTP/2 framing included
 	ControlReceived uint64
-	DataRequests    uint64 // begun; each is a connection
+	DataRequests    uint64 // begun
+	DataConnections uint64 // opened for them; fewer, if they are used again
 	DataSent        uint64 // bytes of streams, without frames and messages
 	DataReceived    uint64
 }
@@ -23,7 +24,8 @@ type Stats struct {
 // counters is Stats while it changes.
 type counters struct {
 	controlCalls, controlSent, controlReceived atomic.Uint64
-	dataRequests, dataSent, dataReceived       atomic.Uint64
+	dataRequests, dataConnections              atomic.Uint64
+	dataSent, dataReceived                     atomic.Uint64
 }
 
 // Stats returns the client's figures. A stream that is read with WriteTo counts
@@ -34,6 +36,7 @@ func (c *Client) Stats() Stats {
 		ControlSent:     c.counters.controlSent.Load(),
 		ControlReceived: c.counters.controlReceived.Load(),
 		DataRequests:    c.counters.dataRequests.Load(),
+		DataConnections: c.counters.dataConnections.Load(),
 		DataSent:        c.counters.dataSent.Load(),
 		DataReceived:    c.counters.dataReceived.Load(),
 	}
@@ -74,14 +77,14 @@ type countedStream struct {
 func (s *countedStream) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	s.counters.dataReceived.Add(uint64(n))
-	return n, err
+	return n, newDataError(methodSend, err)
 }
 
 // WriteTo implements io.WriterTo.
 func (s *countedStream) WriteTo(w io.Writer) (int64, error) {
 	n, err := io.Copy(w, s.ReadCloser)
 	s.counters.dataReceived.Add(uint64(n))
-	return n, err
+	return n, newDataError(methodSend, err)
 }
 
 // countedReader counts what goes to the peer.

@@ -98,7 +98,7 @@ func (s controlService) ListFilesystemVersions(ctx context.Context, req *pdu.Lis
 
 // list asks the endpoint, which knows of no pages.
 func (s controlService) list(ctx context.Context, filesystem string) ([]*pdu.FilesystemVersion, error) {
-	res, err := s.Endpoint.ListFilesystemVersions(ctx, &pdu.ListFilesystemVersionsReq{Filesystem: filesystem})
+	res, err := endpointOf(ctx).ListFilesystemVersions(ctx, &pdu.ListFilesystemVersionsReq{Filesystem: filesystem})
 	return res.GetVersions(), err
 }
 
@@ -213,11 +213,11 @@ type keptList struct {
 }
 
 // listKey says whose list it is, and by which token it goes on.
-type listKey struct{ client, filesystem, token string }
+type listKey struct{ client, route, filesystem, token string }
 
 func newListKey(ctx context.Context, filesystem, token string) listKey {
 	client, _ := transport.ClientIdentityFromContext(ctx)
-	return listKey{client, filesystem, token}
+	return listKey{client, RouteFromContext(ctx), filesystem, token}
 }
 
 func (k *keptList) put(key listKey, rest []*pdu.FilesystemVersion) {

@@ -116,9 +116,20 @@ func TestMillionVersions(t *testing.T) {
 	}
 }
 
-// service is the server's end without a wire.
-func service(h endpoint.Endpoint) controlService {
-	return controlService{Endpoint: h, lists: &keptList{}}
+// lister is the server's end without a wire.
+type lister struct {
+	controlService
+	handler endpoint.Endpoint
+}
+
+func newLister(h endpoint.Endpoint) lister {
+	return lister{controlService{lists: &keptList{}}, h}
+}
+
+func (l lister) ListFilesystemVersions(ctx context.Context, req *pdu.ListFilesystemVersionsReq) (*pdu.ListFilesystemVersionsRes, error) {
+	client, _ := transport.ClientIdentityFromContext(ctx)
+	ctx = contextWithOrigin(ctx, &origin{client: client, route: RouteFromContext(ctx), target: Route{Endpoint: l.handler}})
+	return l.controlService.ListFilesystemVersions(ctx, req)
 }
 
 // Whatever page a client asks for is within both limits, and not empty.
@@ -143,7 +154,7 @@ func TestPageLimits(t *testing.T) {
 		"one larger than any": {sized(2, maxPage), 3, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			res, err := service(&fake{versions: c.list}).ListFilesystemVersions(t.Context(), listOf(c.size, ""))
+			res, err := newLister(&fake{versions: c.list}).ListFilesystemVersions(t.Context(), listOf(c.size, ""))
 			check(t, err)
 			if len(res.Versions) != c.want || (res.NextPageToken == "") != (c.want == len(c.list)) {
 				t.Errorf("%d versions, token %q", len(res.Versions), res.NextPageToken)
@@ -198,7 +209,7 @@ func TestVersionsComeAndGoBetweenPages(t *testing.T) {
 		for _, pause := range []time.Duration{0, keepList + 1} {
 			synctest.Test(t, func(t *testing.T) {
 				c := newChanging(seed)
-				s, seen := service(c), map[string]int{}
+				s, seen := newLister(c), map[string]int{}
 				for req := listOf(1+uint32(seed%7), ""); ; time.Sleep(pause) {
 					res, err := s.ListFilesystemVersions(t.Context(), req)
 					check(t, err)
@@ -234,19 +245,22 @@ func (c *changing) checkSeen(t *testing.T, seen map[string]int) {
 // not for long. Time is virtual.
 func TestKeptList(t *testing.T) {
 	for name, c := range map[string]struct {
-		then  func(s controlService, ctx context.Context, token string)
+		then  func(s lister, ctx context.Context, token string)
 		lists int // made until the second page is there
 	}{
-		"at once":  {func(controlService, context.Context, string) {}, 1},
-		"in time":  {func(controlService, context.Context, string) { time.Sleep(keepList - 1) }, 1},
-		"too late": {func(controlService, context.Context, string) { time.Sleep(keepList + 1) }, 2},
-		"asked for again": {func(s controlService, ctx context.Context, token string) {
+		"at once":  {func(lister, context.Context, string) {}, 1},
+		"in time":  {func(lister, context.Context, string) { time.Sleep(keepList - 1) }, 1},
+		"too late": {func(lister, context.Context, string) { time.Sleep(keepList + 1) }, 2},
+		"asked for again": {func(s lister, ctx context.Context, token string) {
 			s.ListFilesystemVersions(ctx, listOf(1, token))
 		}, 2},
-		"another client": {func(s controlService, ctx context.Context, token string) {
+		"another client": {func(s lister, ctx context.Context, token string) {
 			s.ListFilesystemVersions(transport.ContextWithClientIdentity(ctx, "bob"), listOf(1, token))
 		}, 3},
-		"another filesystem": {func(s controlService, ctx context.Context, token string) {
+		"another route": {func(s lister, ctx context.Context, token string) {
+			s.ListFilesystemVersions(contextWithOrigin(ctx, &origin{client: alice, route: "r"}), listOf(1, token))
+		}, 3},
+		"another filesystem": {func(s lister, ctx context.Context, token string) {
 			s.ListFilesystemVersions(ctx, &pdu.ListFilesystemVersionsReq{Filesystem: "c", PageSize: 1, PageToken: token})
 		}, 3},
 	} {
@@ -254,7 +268,7 @@ func TestKeptList(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, lists := transport.ContextWithClientIdentity(t.Context(), alice), 0
 				list := snapshots(5, 3)
-				s := service(&fake{versions: list, hook: func(context.Context, string, proto.Message) error { lists++; return nil }})
+				s := newLister(&fake{versions: list, hook: func(context.Context, string, proto.Message) error { lists++; return nil }})
 				first, err := s.ListFilesystemVersions(ctx, listOf(1, ""))
 				check(t, err)
 				c.then(s, ctx, first.NextPageToken)

@@ -1,8 +1,8 @@
-// Custom-endpoint serves an endpoint of our own (endpoint.go), and uses it from
-// another process:
+// Custom-endpoint serves endpoints of our own (endpoint.go) behind two routes of one
+// port, and uses them from another process:
 //
 //	go run ./examples/custom-endpoint serve 127.0.0.1:8888 &
-//	go run ./examples/custom-endpoint read 127.0.0.1:8888
+//	go run ./examples/custom-endpoint read 127.0.0.1:8888 home
 package main
 
 import (
@@ -32,10 +32,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	switch {
 	case len(args) == 2 && args[0] == "serve":
 		return serve(ctx, args[1], out)
-	case len(args) == 2 && args[0] == "read":
-		return read(ctx, args[1], out)
+	case len(args) == 3 && args[0] == "read":
+		return read(ctx, args[1], args[2], out)
 	}
-	return fmt.Errorf("usage: custom-endpoint serve|read ADDRESS")
+	return fmt.Errorf("usage: custom-endpoint serve ADDRESS | read ADDRESS ROUTE")
 }
 
 // serve is the passive side: it answers until ctx ends.
@@ -51,14 +51,17 @@ func serve(ctx context.Context, address string, out io.Writer) error {
 	if _, err := fmt.Fprintln(out, "listening on", listener.Addr()); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	notes := notebook{"buy paper", "feed the cat", "write the other end"}
-	return rpc.NewServer(notes, rpc.ServerOptions{}).Serve(ctx, listener)
+	server := rpc.NewServer(nil, rpc.ServerOptions{}) // no default route
+	readOnly := []rpc.Verb{rpc.VerbList, rpc.VerbSend}
+	server.Handle("home", rpc.Route{Endpoint: notebook{"buy paper", "feed the cat", "write the other end"}, Verbs: readOnly})
+	server.Handle("work", rpc.Route{Endpoint: notebook{"not for readers"}, Clients: []string{"boss"}})
+	return server.Serve(ctx, listener)
 }
 
 // read is the active side: it lists over the control channel, and takes one full and
 // then incremental steps over the data channel.
-func read(ctx context.Context, address string, out io.Writer) error {
-	client, err := rpc.NewClient(tcp.NewConnecter(address), rpc.ClientOptions{})
+func read(ctx context.Context, address, route string, out io.Writer) error {
+	client, err := rpc.NewClient(tcp.NewConnecter(address), rpc.ClientOptions{Route: route})
 	if err != nil {
 		return err
 	}
