@@ -87,10 +87,24 @@ func where(job config.Job) string {
 		return "connects to " + job.Connect.ListenerName + " in this daemon"
 	case job.Connect != nil:
 		return "connects to " + job.Connect.Address + " (" + job.Connect.Type + ")"
-	case job.Serve != nil && job.Serve.Type == config.TransportLocal:
-		return "serves " + job.Serve.ListenerName + " in this daemon"
 	case job.Serve != nil:
-		return "serves " + job.Serve.Listen + " (" + job.Serve.Type + ")"
+		return served(job)
 	}
 	return "takes snapshots only"
+}
+
+// served tells where the peer of a job connects to.
+func served(job config.Job) string {
+	verb := "serves "
+	if job.Active() {
+		verb = "waits for " + job.Peer + " on "
+	}
+	switch s := job.Serve; s.Type {
+	case config.TransportLocal:
+		return verb + s.ListenerName + " in this daemon"
+	case config.ServeShared:
+		return verb + "listener " + s.Listener + ", route " + s.Route
+	default:
+		return verb + s.Listen + " (" + s.Type + ")"
+	}
 }

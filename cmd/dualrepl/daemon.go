@@ -17,7 +17,8 @@ func newDaemonCommand(a *app) *cobra.Command {
 		Short: "Run all jobs of the configuration until SIGTERM or SIGINT",
 		Long: `Runs all jobs of the configuration: push jobs take snapshots and replicate after
 each, pull jobs replicate every interval, sink and source jobs serve, snap jobs take
-snapshots.
+snapshots. A sink or source job that connects keeps connected, and its push or pull job
+also replicates whenever it has.
 
 SIGTERM or SIGINT lets running steps finish for 30 s and then stops them so that they
 can be resumed. A second signal stops at once; that is safe too.

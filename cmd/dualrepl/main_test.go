@@ -55,14 +55,16 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// setupScript gives the script a free address and its own temporary directory.
+// setupScript gives the script free addresses and its own temporary directory.
 func setupScript(env *testscript.Env) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
+	for _, variable := range []string{"ADDRESS", "MONITORING"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		env.Setenv(variable, l.Addr().String())
 	}
-	defer l.Close()
-	env.Setenv("ADDRESS", l.Addr().String())
 	env.Values[processesKey{}] = processes{}
 	return expandConfigs(env)
 }
@@ -116,7 +118,7 @@ func example(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	work := ts.Getenv("WORK")
 	text := strings.NewReplacer(
-		"127.0.0.1:8888", ts.Getenv("ADDRESS"), "127.0.0.1:8889", ts.Getenv("ADDRESS"),
+		"127.0.0.1:8888", ts.Getenv("ADDRESS"), "127.0.0.1:8889", ts.Getenv("ADDRESS"), "127.0.0.1:9811", ts.Getenv("MONITORING"),
 		"/etc/", work+"/etc/", "/home/", work+"/home/", "/srv/", work+"/srv/", "/var/", work+"/var/",
 		"interval: 10m", "interval: 1s", "interval: 1h", "interval: 1s",
 	).Replace(string(data))

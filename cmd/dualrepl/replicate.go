@@ -20,7 +20,8 @@ func newReplicateCommand(a *app) *cobra.Command {
 		Short: "Replicate a push or pull job once, in the foreground",
 		Long: `Replicates what the sender has and the receiver does not, once, with a progress bar on
 a terminal. It takes no snapshot (see dualrepl snapshot), and fails if there is none. It
-may run beside the daemon.
+may run beside the daemon. The job of a passive side that connects is an exception: the
+daemon has its port. Without one, this listens and waits up to 90 seconds for that side.
 
 When it is interrupted, the next replication goes on where this one stopped.`,
 		Example: `  dualrepl snapshot docs && dualrepl replicate docs

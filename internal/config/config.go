@@ -32,6 +32,27 @@ const (
 	TransportLocal = "local" // within one daemon
 )
 
+// ServeShared is the type of a Serve that has no listener of its own.
+const ServeShared = "shared"
+
+// The verbs of Serve: what a client may do.
+const (
+	VerbList    = "list"
+	VerbSend    = "send"
+	VerbReceive = "receive"
+	VerbDestroy = "destroy"
+)
+
+// The words of Connect.Checksum.
+const (
+	ChecksumAuto   = "auto" // where the transport has none of its own
+	ChecksumAlways = "always"
+	ChecksumNever  = "never"
+)
+
+// MonitoringPrometheus is the type of a Monitoring.
+const MonitoringPrometheus = "prometheus"
+
 // EndpointDir is the type of an Endpoint that keeps directories.
 const EndpointDir = "dir"
 
@@ -64,16 +85,21 @@ const (
 	DefaultSteps       = 1
 )
 
+// DefaultLimits are those of a listener whose file sets none.
+var DefaultLimits = Limits{Connections: 1024, Requests: 1024, MessageSize: 16 << 20, PendingHandshakes: 128}
+
 // Config is a whole configuration. One that Load returned is complete and free
 // of contradictions: what a job's type needs is there, and nothing else is.
 type Config struct {
-	Global Global `yaml:"global"`
-	Jobs   []Job  `yaml:"jobs"`
+	Global    Global     `yaml:"global"`
+	Listeners []Listener `yaml:"listeners"`
+	Jobs      []Job      `yaml:"jobs"`
 }
 
 // Global holds the settings of the daemon itself.
 type Global struct {
-	Logging Logging `yaml:"logging"`
+	Logging    Logging      `yaml:"logging"`
+	Monitoring []Monitoring `yaml:"monitoring"`
 }
 
 // Logging says what is logged and how.
@@ -82,14 +108,32 @@ type Logging struct {
 	Format string `yaml:"format"` // text or json
 }
 
+// Monitoring is where figures of the daemon can be read.
+type Monitoring struct {
+	Type   string `yaml:"type"`   // MonitoringPrometheus
+	Listen string `yaml:"listen"` // [HOST]:PORT
+}
+
+// A Listener is one that several jobs share, each under a route of its own.
+type Listener struct {
+	Name  string `yaml:"name"`  // unique among the listeners
+	Serve *Serve `yaml:"serve"` // never nil, and never ServeShared
+}
+
 // A Job is one active or passive task.
 type Job struct {
 	Name string `yaml:"name"` // unique in the file
 	Type string `yaml:"type"` // one of the constants TypePush to TypeSnap
 	Line int    // of the job in the file, from 1
 
-	Connect            *Connect           `yaml:"connect"` // push and pull: never nil; else nil
-	Serve              *Serve             `yaml:"serve"`   // sink and source: never nil; else nil
+	// Who begins a connection: this side (Connect) or its peer (Serve). A snap job has neither,
+	// all others have one. Usually active jobs connect and passive ones serve; see Dialled.
+	Connect *Connect `yaml:"connect"`
+	Serve   *Serve   `yaml:"serve"`
+	// Peer is the client identity of the passive side that an active job with Serve replicates
+	// with; else "".
+	Peer string
+
 	Endpoint           Endpoint           `yaml:"endpoint"`
 	RootFS             string             `yaml:"root_fs"`      // sink and pull: filesystem that everything received goes below; "" is none
 	Filesystems        Filter             `yaml:"filesystems"`  // push, source and snap
@@ -99,28 +143,48 @@ type Job struct {
 	Interval           time.Duration      `yaml:"interval,manual"` // pull: from one replication to the next; 0 is only on request
 }
 
+// Active reports whether the job drives replication.
+func (j Job) Active() bool { return j.Type == TypePush || j.Type == TypePull }
+
+// Passive reports whether the job answers an active one.
+func (j Job) Passive() bool { return j.Type == TypeSink || j.Type == TypeSource }
+
+// Dialled reports whether it is the passive side that connects, so that the active one calls
+// it over a connection that it did not begin.
+func (j Job) Dialled() bool { return j.Active() && j.Serve != nil || j.Passive() && j.Connect != nil }
+
 // ReceiveRoot is the directory that a receiver with a dir endpoint keeps its
 // data in: the endpoint's root and, below it, root_fs.
 func (j Job) ReceiveRoot() string {
 	return filepath.Join(j.Endpoint.Root, filepath.FromSlash(j.RootFS))
 }
 
-// Connect says how an active job reaches its passive side.
+// Connect says how a job reaches its peer.
 type Connect struct {
 	Type           string        `yaml:"type"`            // TransportTCP, TransportTLS or TransportLocal
 	Address        string        `yaml:"address"`         // tcp, tls: HOST:PORT
 	CA             string        `yaml:"ca"`              // tls: absolute path of a PEM file, as are the next two
 	Cert           string        `yaml:"cert"`            // tls
 	Key            string        `yaml:"key"`             // tls
-	ServerCN       string        `yaml:"server_cn"`       // tls: name in the passive side's certificate
-	ListenerName   string        `yaml:"listener_name"`   // local: listener_name of the passive job
-	ClientIdentity string        `yaml:"client_identity"` // local: who this job is to the passive job
+	ServerCN       string        `yaml:"server_cn"`       // tls: name in the peer's certificate
+	ListenerName   string        `yaml:"listener_name"`   // local: listener_name of the peer
+	ClientIdentity string        `yaml:"client_identity"` // local: who this job is to the peer
 	DialTimeout    time.Duration `yaml:"dial_timeout"`    // tcp, tls: never 0
+	Route          string        `yaml:"route"`           // which of the jobs behind the peer's listener; "": its default
+	Mux            bool          `yaml:"mux"`             // one connection for all; passive jobs: true
+	ServerIdentity string        `yaml:"server_identity"` // passive jobs: who the peer is to this one; never ""
+	Zstd           Zstd          `yaml:"zstd"`            // tcp, tls
+	Checksum       string        `yaml:"checksum"`        // tcp, tls: one of the constants ChecksumAuto to ChecksumNever
 }
 
-// Serve says how a passive job is reached.
+// Zstd says whether streams are compressed.
+type Zstd struct {
+	Level int `yaml:"level"` // 1 to 22; 0: they are not
+}
+
+// Serve says how a job is reached.
 type Serve struct {
-	Type         string            `yaml:"type"`          // TransportTCP, TransportTLS or TransportLocal
+	Type         string            `yaml:"type"`          // TransportTCP, TransportTLS, TransportLocal or ServeShared
 	Listen       string            `yaml:"listen"`        // tcp, tls: [HOST]:PORT
 	Clients      map[string]string `yaml:"clients"`       // tcp: IP address or CIDR prefix to client identity
 	CA           string            `yaml:"ca"`            // tls: absolute path of a PEM file, as are the next two
@@ -128,7 +192,25 @@ type Serve struct {
 	Key          string            `yaml:"key"`           // tls
 	ClientCNs    []string          `yaml:"client_cns"`    // tls: common names that may connect
 	ListenerName string            `yaml:"listener_name"` // local
+	Limits       Limits            `yaml:"limits"`        // tcp, tls, local: none is 0
+
+	Listener     string   `yaml:"listener"`       // shared: name of one of the listeners
+	Route        string   `yaml:"route"`          // shared: unique on the listener, never ""
+	Default      bool     `yaml:"default"`        // shared: for clients that name no route, too
+	RouteClients []string `yaml:"clients,shared"` // shared: client identities; none: all that the listener lets in
+	Verbs        []string `yaml:"verbs"`          // passive jobs: some of VerbList to VerbDestroy; none: all
 }
+
+// Limits bound what each client of a listener has at once.
+type Limits struct {
+	Connections       int  `yaml:"connections"`
+	Requests          int  `yaml:"requests"`
+	MessageSize       Size `yaml:"message_size"`       // of one control message
+	PendingHandshakes int  `yaml:"pending_handshakes"` // of the listener: clients that are not known yet
+}
+
+// A Size is a number of bytes.
+type Size int64
 
 // Endpoint is where a job's data lies. Paths are absolute.
 type Endpoint struct {

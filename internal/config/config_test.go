@@ -39,14 +39,14 @@ jobs:
 
 func TestTwoJobs(t *testing.T) {
 	want := &Config{
-		Global: Global{Logging{Level: "info", Format: "text"}},
+		Global: Global{Logging: Logging{Level: "info", Format: "text"}},
 		Jobs: []Job{{
 			Name: "backups", Type: TypeSink, Line: 3,
 			Endpoint: Endpoint{Type: EndpointDir, Root: "/srv/dualrepl"},
-			Serve:    &Serve{Type: TransportTCP, Listen: "127.0.0.1:8888", Clients: map[string]string{"127.0.0.1": "alice"}},
+			Serve:    &Serve{Type: TransportTCP, Listen: "127.0.0.1:8888", Clients: map[string]string{"127.0.0.1": "alice"}, Limits: DefaultLimits},
 		}, {
 			Name: "docs", Type: TypePush, Line: 7,
-			Connect: &Connect{Type: TransportTCP, Address: "127.0.0.1:8888", DialTimeout: 10 * time.Second},
+			Connect: &Connect{Type: TransportTCP, Address: "127.0.0.1:8888", DialTimeout: 10 * time.Second, Checksum: ChecksumAuto},
 			Endpoint: Endpoint{
 				Type: EndpointDir, Store: "/var/lib/dualrepl",
 				Directories: map[string]string{"docs": "/home/alice/docs"},
@@ -104,13 +104,14 @@ jobs:
 	a, b, c, d := cfg.Jobs[0], cfg.Jobs[1], cfg.Jobs[2], cfg.Jobs[3]
 	wantConnect := &Connect{
 		Type: TransportTLS, Address: "[::1]:1", CA: "/ca", Cert: "/cert", Key: "/key", ServerCN: "b", DialTimeout: 90 * time.Second,
+		Checksum: ChecksumAuto,
 	}
 	wantReplication := Replication{Protection{GuaranteeNothing, GuaranteeIncremental}, Concurrency{7}}
 	if !reflect.DeepEqual(a.Connect, wantConnect) || a.Replication != wantReplication ||
 		a.ConflictResolution.InitialReplication != InitialAll || a.Interval != 24*time.Hour || a.ReceiveRoot() != "/srv/a/from/a" {
 		t.Errorf("job a: %+v, connect %+v", a, a.Connect)
 	}
-	wantServe := &Serve{Type: TransportTLS, Listen: ":1", CA: "/ca", Cert: "/cert", Key: "/key", ClientCNs: []string{"a", "c"}}
+	wantServe := &Serve{Type: TransportTLS, Listen: ":1", CA: "/ca", Cert: "/cert", Key: "/key", ClientCNs: []string{"a", "c"}, Limits: DefaultLimits}
 	if !reflect.DeepEqual(b.Serve, wantServe) || *b.Snapshotting != (Snapshotting{Type: SnapshottingManual, Prefix: "by_hand_"}) {
 		t.Errorf("job b: serve %+v, snapshotting %+v", b.Serve, b.Snapshotting)
 	}
@@ -121,6 +122,122 @@ jobs:
 	if d.Serve.ListenerName != "here" || *d.Snapshotting != (Snapshotting{SnapshottingPeriodic, DefaultPrefix, 14 * 24 * time.Hour}) {
 		t.Errorf("job d: serve %+v, snapshotting %+v", d.Serve, d.Snapshotting)
 	}
+}
+
+// hub has a listener that two passive jobs and an active one share, and all there is to set
+// about connections.
+const hub = `
+global: {monitoring: [{type: prometheus, listen: "127.0.0.1:9811"}]}
+listeners:
+  - name: main
+    serve:
+      type: tls
+      listen: ":8888"
+      ca: /ca
+      cert: /cert
+      key: /key
+      client_cns: [alice, bob, far]
+      limits: {connections: 8, requests: 16, message_size: 512 KiB, pending_handshakes: 32}
+jobs:
+  - name: backups
+    type: sink
+    serve: {type: shared, listener: main, default: true, clients: [alice], verbs: [list, receive]}
+    endpoint: {type: dir, root: /srv/backups}
+  - name: offers
+    type: source
+    serve: {type: shared, listener: main, route: docs}
+    endpoint: {type: dir, store: /store, directories: {x: /x}}
+    filesystems: {x: true}
+    snapshotting: {type: manual}
+  - name: copy
+    type: push
+    serve: {type: shared, listener: main, clients: [far]}
+    endpoint: {type: dir, store: /store, directories: {x: /x}}
+    filesystems: {x: true}
+    snapshotting: {type: manual}
+  - name: fetch
+    type: pull
+    interval: 1h
+    connect:
+      type: tcp
+      address: "other.example.org:8888"
+      route: docs
+      mux: true
+      zstd: {level: 22}
+      checksum: never
+    endpoint: {type: dir, root: /srv/fetched}
+  - name: far
+    type: sink
+    connect: {type: tls, address: "hub.example.org:8888", ca: /ca, cert: /cert, key: /key, server_cn: hub.example.org, mux: true, route: copy}
+    endpoint: {type: dir, root: /srv/far}
+  - name: near
+    type: source
+    connect: {type: local, listener_name: here, client_identity: near, server_identity: me, mux: true}
+    endpoint: {type: dir, store: /store, directories: {x: /x}}
+    filesystems: {x: true}
+    snapshotting: {type: manual}
+  - name: take
+    type: pull
+    interval: manual
+    serve: {type: local, listener_name: here}
+    endpoint: {type: dir, root: /srv/taken}
+`
+
+// TestHub: every key about connections arrives, and what is left out is there.
+func TestHub(t *testing.T) {
+	cfg := mustParse(t, hub)
+	if want := []Monitoring{{MonitoringPrometheus, "127.0.0.1:9811"}}; !reflect.DeepEqual(cfg.Global.Monitoring, want) {
+		t.Errorf("monitoring: got %v, want %v", cfg.Global.Monitoring, want)
+	}
+	listener := Listener{"main", &Serve{
+		Type: TransportTLS, Listen: ":8888", CA: "/ca", Cert: "/cert", Key: "/key", ClientCNs: []string{"alice", "bob", "far"},
+		Limits: Limits{Connections: 8, Requests: 16, MessageSize: 512 << 10, PendingHandshakes: 32},
+	}}
+	if !reflect.DeepEqual(cfg.Listeners, []Listener{listener}) {
+		t.Errorf("listeners: got %+v", cfg.Listeners[0].Serve)
+	}
+	serves := map[string]Serve{
+		"backups": {Type: ServeShared, Listener: "main", Route: "backups", Default: true, RouteClients: []string{"alice"}, Verbs: []string{"list", "receive"}},
+		"offers":  {Type: ServeShared, Listener: "main", Route: "docs"},
+		"copy":    {Type: ServeShared, Listener: "main", Route: "copy", RouteClients: []string{"far"}},
+		"take":    {Type: TransportLocal, ListenerName: "here", Limits: DefaultLimits},
+	}
+	connects := map[string]Connect{
+		"fetch": {
+			Type: TransportTCP, Address: "other.example.org:8888", Route: "docs", Mux: true, Zstd: Zstd{22},
+			Checksum: ChecksumNever, DialTimeout: DefaultDialTimeout,
+		},
+		"far": {
+			Type: TransportTLS, Address: "hub.example.org:8888", CA: "/ca", Cert: "/cert", Key: "/key", ServerCN: "hub.example.org",
+			ServerIdentity: "hub.example.org", Mux: true, Route: "copy", Checksum: ChecksumAuto, DialTimeout: DefaultDialTimeout,
+		},
+		"near": {Type: TransportLocal, ListenerName: "here", ClientIdentity: "near", ServerIdentity: "me", Mux: true},
+	}
+	peers := map[string]string{"copy": "far", "take": "near"}
+	dialled := map[string]bool{"copy": true, "take": true, "far": true, "near": true}
+	for _, job := range cfg.Jobs {
+		if want, ok := serves[job.Name]; ok != (job.Serve != nil) || ok && !reflect.DeepEqual(*job.Serve, want) {
+			t.Errorf("%s: got serve %+v", job.Name, job.Serve)
+		}
+		if want, ok := connects[job.Name]; ok != (job.Connect != nil) || ok && *job.Connect != want {
+			t.Errorf("%s: got connect %+v", job.Name, job.Connect)
+		}
+		if job.Peer != peers[job.Name] || job.Dialled() != dialled[job.Name] {
+			t.Errorf("%s: got peer %q, dialled %v", job.Name, job.Peer, job.Dialled())
+		}
+	}
+}
+
+// TestLocalRoutes: within the daemon, too, several jobs may share a listener.
+func TestLocalRoutes(t *testing.T) {
+	mustParse(t, `
+listeners: [{name: main, serve: {type: local, listener_name: here}}]
+jobs:
+  - {name: a, type: sink, endpoint: {type: dir, root: /a}, serve: {type: shared, listener: main, default: true, clients: [x]}}
+  - {name: b, type: source, endpoint: {type: dir, store: /b, directories: {x: /x}}, filesystems: {"<": true}, snapshotting: {type: manual}, serve: {type: shared, listener: main}}
+  - {name: c, type: push, endpoint: {type: dir, store: /c, directories: {x: /x}}, filesystems: {"<": true}, snapshotting: {type: manual}, connect: {type: local, listener_name: here, client_identity: x}}
+  - {name: d, type: pull, interval: 1h, endpoint: {type: dir, root: /d}, connect: {type: local, listener_name: here, client_identity: y, route: b}}
+`)
 }
 
 // TestNamesArriveAsWritten: neither case nor dots nor what looks like another
@@ -226,8 +343,8 @@ func TestExamples(t *testing.T) {
 		t.Fatalf("found %v, %v", paths, err)
 	}
 	for _, path := range paths {
-		if cfg, err := Load(path); err != nil || len(cfg.Jobs) != 1 {
-			t.Errorf("%s: got %v, %v", path, cfg, err)
+		if _, err := Load(path); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -15,8 +15,18 @@ import (
 const (
 	minDuration = time.Second
 	maxDuration = 366 * 24 * time.Hour
-	maxNumber   = 1000
+	minSize     = 64 << 10
+	maxSize     = 256 << 20
 )
+
+// maxNumbers are the largest numbers that make sense, by key. The smallest is 1.
+var maxNumbers = map[string]int{
+	"steps":              1000,
+	"level":              22, // of zstd
+	"connections":        65536,
+	"requests":           65536,
+	"pending_handshakes": 65536,
+}
 
 // A decoder turns the tree of a file into the structs of this package, whose
 // tags say what keys there are. It goes on after a mistake, so that all are found.
@@ -87,15 +97,21 @@ func (d *decoder) value(field string, n *yaml.Node, v reflect.Value) {
 		*to = d.text(field, n)
 	case *int:
 		*to = d.number(field, n)
+	case *bool:
+		*to = d.truth(field, n, "true turns it on, false off")
 	case *time.Duration:
 		*to = d.duration(field, n)
+	case *Size:
+		*to = d.size(field, n)
 	case *Filter:
 		*to = d.filter(field, n)
 	case *map[string]string:
 		*to = d.names(field, n)
-	case *[]string, *[]Job:
-		d.list(field, n, v)
 	default:
+		if v.Kind() == reflect.Slice {
+			d.list(field, n, v)
+			return
+		}
 		d.section(field, n, v)
 	}
 }
@@ -106,7 +122,7 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
-	keys := keysOf(v.Type())
+	keys := keysOfNode(v.Type(), n)
 	d.pairs(field, n, join, func(name, value *yaml.Node) {
 		i := slices.IndexFunc(keys, func(k key) bool { return k.name == name.Value })
 		if i < 0 {
@@ -135,7 +151,6 @@ func (d *decoder) unknown(field string, n *yaml.Node, known []string) {
 // foreign are keys of zrepl that have no counterpart here, and what to do instead.
 var foreign = map[string]string{
 	"pruning":           "dualrepl destroys no snapshots by itself: remove it",
-	"monitoring":        "dualrepl has no monitoring listener: remove it",
 	"control":           "dualrepl has no control socket: remove it",
 	"send":              "zrepl's send options do not apply: remove it",
 	"recv":              "zrepl's receive options do not apply: remove it",
@@ -201,11 +216,9 @@ func (d *decoder) filter(field string, n *yaml.Node) Filter {
 	d.pairs(field, n, element, func(key, value *yaml.Node) {
 		entry := element(field, key.Value)
 		d.places[entry] = d.pairPlace(key, value)
-		if value.Value != "true" && value.Value != "false" {
-			d.broken[field] = true
-			d.fail(entry, "must be true or false, not "+kindName(value), "true replicates it, false leaves it out")
-		}
-		f = append(f, Rule{Pattern: key.Value, Include: value.Value == "true"})
+		include := d.truth(entry, value, "true replicates it, false leaves it out")
+		d.broken[field] = d.broken[field] || d.broken[entry]
+		f = append(f, Rule{Pattern: key.Value, Include: include})
 	})
 	return f
 }
@@ -223,13 +236,53 @@ func (d *decoder) text(field string, n *yaml.Node) string {
 	return ""
 }
 
+func (d *decoder) truth(field string, n *yaml.Node, hint string) bool {
+	if n.Value != "true" && n.Value != "false" {
+		d.fail(field, "must be true or false, not "+kindName(n), hint)
+	}
+	return n.Value == "true"
+}
+
 func (d *decoder) number(field string, n *yaml.Node) int {
 	i, err := strconv.Atoi(n.Value)
-	if n.Kind != yaml.ScalarNode || err != nil || i < 1 || i > maxNumber {
-		d.fail(field, "must be a whole number, not "+kindName(n), fmt.Sprintf("use 1 to %d", maxNumber))
+	most := maxNumbers[field[strings.LastIndexByte(field, '.')+1:]]
+	switch {
+	case n.Kind != yaml.ScalarNode || err != nil:
+		d.fail(field, "must be a whole number, not "+kindName(n), fmt.Sprintf("use 1 to %d", most))
+		return 0
+	case i < 1 || i > most:
+		d.fail(field, "is out of range: "+kindName(n), fmt.Sprintf("use 1 to %d", most))
 		return 0
 	}
 	return i
+}
+
+func (d *decoder) size(field string, n *yaml.Node) Size {
+	v, err := parseSize(n.Value)
+	switch {
+	case n.Kind != yaml.ScalarNode || err != nil:
+		hint := "write a number and a unit, such as 512KiB or 16MiB"
+		if _, err := strconv.Atoi(n.Value); err == nil {
+			hint = fmt.Sprintf("say of what: %[1]sKiB or %[1]sMiB", clip(n.Value))
+		}
+		d.fail(field, "must be a size, not "+kindName(n), hint)
+		return 0
+	case v < minSize || v > maxSize:
+		d.fail(field, "is out of range: "+kindName(n), "use 64KiB to 256MiB")
+		return 0
+	}
+	return v
+}
+
+// parseSize reads whole numbers of KiB and MiB.
+func parseSize(s string) (Size, error) {
+	for suffix, unit := range map[string]Size{"KiB": 1 << 10, "MiB": 1 << 20} {
+		if count, ok := strings.CutSuffix(s, suffix); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(count, " "), 10, 32)
+			return Size(n) * unit, err
+		}
+	}
+	return 0, strconv.ErrSyntax
 }
 
 func (d *decoder) duration(field string, n *yaml.Node) time.Duration {
@@ -263,19 +316,38 @@ func parseDuration(s string) (time.Duration, error) {
 // A key is a known key of a section.
 type key struct {
 	name   string
-	field  int  // of the struct
-	manual bool // the value may also be the word manual
+	field  int    // of the struct
+	manual bool   // the value may also be the word manual
+	only   string // type of the section that the field is for, where types differ in the value's kind
 }
 
 // keysOf lists the keys of a section in the order of its struct.
 func keysOf(section reflect.Type) []key {
 	var keys []key
 	for i := range section.NumField() {
-		if tag, ok := section.Field(i).Tag.Lookup("yaml"); ok {
-			name, option, _ := strings.Cut(tag, ",")
-			keys = append(keys, key{name: name, field: i, manual: option == "manual"})
+		tag, ok := section.Field(i).Tag.Lookup("yaml")
+		if !ok {
+			continue
 		}
+		k := key{field: i}
+		k.name, k.only, _ = strings.Cut(tag, ",")
+		if k.only == "manual" {
+			k.manual, k.only = true, ""
+		}
+		keys = append(keys, k)
 	}
+	return keys
+}
+
+// keysOfNode lists the keys of a section, those first that are for the type that the node
+// gives, and none that are for another.
+func keysOfNode(section reflect.Type, n *yaml.Node) []key {
+	typ := ""
+	if t := child(n, "type"); t != nil {
+		typ = t.Value
+	}
+	keys := slices.DeleteFunc(keysOf(section), func(k key) bool { return k.only != "" && k.only != typ })
+	slices.SortStableFunc(keys, func(a, b key) int { return strings.Compare(b.only, a.only) })
 	return keys
 }
 
@@ -283,7 +355,9 @@ func keysOf(section reflect.Type) []key {
 func namesOf(section reflect.Type) []string {
 	var names []string
 	for _, k := range keysOf(section) {
-		names = append(names, k.name)
+		if k.only == "" {
+			names = append(names, k.name)
+		}
 	}
 	return names
 }

@@ -1,17 +1,20 @@
 package config
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // complete sets what the file leaves out.
 func (d *decoder) complete(cfg *Config) {
 	setDefault(&cfg.Global.Logging.Level, DefaultLevel)
 	setDefault(&cfg.Global.Logging.Format, DefaultFormat)
+	for _, l := range cfg.Listeners {
+		if l.Serve != nil {
+			l.Serve.complete(l.Name)
+		}
+	}
 	for i := range cfg.Jobs {
 		cfg.Jobs[i].Line = d.places[fmt.Sprintf("jobs[%d]", i)].line
 		cfg.Jobs[i].complete()
+		cfg.Jobs[i].Peer = peer(cfg.Jobs[i], cfg.Jobs)
 	}
 }
 
@@ -19,19 +22,47 @@ func (j *Job) complete() {
 	if j.Snapshotting != nil {
 		setDefault(&j.Snapshotting.Prefix, DefaultPrefix)
 	}
-	if j.Connect == nil {
-		return
+	if j.Serve != nil {
+		j.Serve.complete(j.Name)
 	}
-	if j.Connect.Type != TransportLocal {
-		setDefault(&j.Connect.DialTimeout, DefaultDialTimeout)
+	if j.Connect != nil {
+		j.Connect.complete(j.Passive())
 	}
+	if j.Active() {
+		j.completeReplication()
+	}
+}
+
+func (j *Job) completeReplication() {
 	setDefault(&j.Replication.Protection.Initial, GuaranteeResumability)
 	setDefault(&j.Replication.Protection.Incremental, GuaranteeResumability)
 	setDefault(&j.Replication.Concurrency.Steps, DefaultSteps)
 	setDefault(&j.ConflictResolution.InitialReplication, InitialMostRecent)
 }
 
-func setDefault[T string | int | time.Duration](v *T, value T) {
+func (c *Connect) complete(passive bool) {
+	if passive && c.Type == TransportTLS {
+		setDefault(&c.ServerIdentity, c.ServerCN)
+	}
+	if c.Type != TransportLocal {
+		setDefault(&c.DialTimeout, DefaultDialTimeout)
+		setDefault(&c.Checksum, ChecksumAuto)
+	}
+}
+
+// complete is for the serve of what has the name.
+func (c *Serve) complete(name string) {
+	if c.Type == ServeShared {
+		setDefault(&c.Route, name)
+		return
+	}
+	setDefault(&c.Limits.Connections, DefaultLimits.Connections)
+	setDefault(&c.Limits.Requests, DefaultLimits.Requests)
+	setDefault(&c.Limits.MessageSize, DefaultLimits.MessageSize)
+	setDefault(&c.Limits.PendingHandshakes, DefaultLimits.PendingHandshakes)
+}
+
+func setDefault[T comparable](v *T, value T) {
 	if *v == *new(T) {
 		*v = value
 	}

@@ -61,10 +61,10 @@ func walkKeys(section reflect.Type, path []string, fn func(path []string)) {
 		child := append(path[:len(path):len(path)], k.name)
 		fn(child)
 		t := section.Field(k.field).Type
-		for t.Kind() == reflect.Pointer || t == reflect.TypeFor[[]Job]() {
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 			t = t.Elem()
 		}
-		if t.Kind() == reflect.Struct {
+		if t.Kind() == reflect.Struct && t != reflect.TypeFor[Rule]() {
 			walkKeys(t, child, fn)
 		}
 	}

@@ -62,7 +62,7 @@ func ourVariables() []string {
 }
 
 // settings finds what can be set, by variable: the single values of global, and
-// those of each job that has a name.
+// those of each listener and job that has a name.
 func settings(root *yaml.Node) map[string][]setting {
 	found := map[string][]setting{}
 	add := func(base *yaml.Node, prefix string, keys []string) {
@@ -71,17 +71,20 @@ func settings(root *yaml.Node) map[string][]setting {
 		found[v] = append(found[v], setting{path, base, keys})
 	}
 	singles(reflect.TypeFor[Global](), []string{"global"}, func(keys []string) { add(root, "", keys) })
-	for _, job := range jobNodes(root) {
-		if name := child(job, "name"); name != nil {
-			singles(reflect.TypeFor[Job](), nil, func(keys []string) { add(job, "jobs."+name.Value+".", keys) })
+	for list, section := range map[string]reflect.Type{"jobs": reflect.TypeFor[Job](), "listeners": reflect.TypeFor[Listener]()} {
+		for _, item := range items(root, list) {
+			if name := child(item, "name"); name != nil {
+				singles(section, nil, func(keys []string) { add(item, list+"."+name.Value+".", keys) })
+			}
 		}
 	}
 	return found
 }
 
-func jobNodes(root *yaml.Node) []*yaml.Node {
-	if jobs := child(root, "jobs"); jobs != nil && jobs.Kind == yaml.SequenceNode {
-		return jobs.Content
+// items are those of a list at the top of the file.
+func items(root *yaml.Node, list string) []*yaml.Node {
+	if n := child(root, list); n != nil && n.Kind == yaml.SequenceNode {
+		return n.Content
 	}
 	return nil
 }
@@ -99,8 +102,8 @@ func child(n *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// singles calls fn with the keys that lead to each single value of a section. A
-// job's name is left out: its variables are named after it.
+// singles calls fn with the keys that lead to each single value of a section. The
+// name of an item is left out: its variables are named after it.
 func singles(section reflect.Type, path []string, fn func(keys []string)) {
 	for _, k := range keysOf(section) {
 		keys := append(slices.Clone(path), k.name)
@@ -111,8 +114,8 @@ func singles(section reflect.Type, path []string, fn func(keys []string)) {
 		switch t.Kind() {
 		case reflect.Struct:
 			singles(t, keys, fn)
-		case reflect.String, reflect.Int, reflect.Int64:
-			if section != reflect.TypeFor[Job]() || k.name != "name" {
+		case reflect.String, reflect.Int, reflect.Int64, reflect.Bool:
+			if k.name != "name" {
 				fn(keys)
 			}
 		}

@@ -33,6 +33,25 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// TestEnvironmentOfListeners: those of listeners, and switches.
+func TestEnvironmentOfListeners(t *testing.T) {
+	for name, value := range map[string]string{
+		"DUALREPL_LISTENERS_MAIN_SERVE_LISTEN":              "127.0.0.1:9999",
+		"DUALREPL_LISTENERS_MAIN_SERVE_LIMITS_MESSAGE_SIZE": "32MiB",
+		"DUALREPL_JOBS_OFFERS_SERVE_ROUTE":                  "other",
+		"DUALREPL_JOBS_FETCH_CONNECT_MUX":                   "false",
+		"DUALREPL_JOBS_FETCH_CONNECT_ZSTD_LEVEL":            "1",
+	} {
+		t.Setenv(name, value)
+	}
+	cfg := mustParse(t, hub)
+	serve, fetch := cfg.Listeners[0].Serve, cfg.Jobs[3].Connect
+	if serve.Listen != "127.0.0.1:9999" || serve.Limits.MessageSize != 32<<20 || cfg.Jobs[1].Serve.Route != "other" ||
+		fetch.Mux || fetch.Zstd.Level != 1 {
+		t.Errorf("got %+v, %+v, %+v", serve, cfg.Jobs[1].Serve, fetch)
+	}
+}
+
 // TestEnvironmentFillsIn: a value that the file leaves out, or whose section has
 // none, can come from the environment.
 func TestEnvironmentFillsIn(t *testing.T) {
@@ -69,7 +88,7 @@ func TestEnvironmentMistakes(t *testing.T) {
 			"environment variable DUALREPL_GLOBAL_LOGGING_FORMAT: global.logging.format: has no value; give it one, or remove the key",
 		}, {
 			"contradiction", "DUALREPL_JOBS_BACKUPS_CONNECT_ADDRESS", "backup:8888", twoJobs,
-			"environment variable DUALREPL_JOBS_BACKUPS_CONNECT_ADDRESS: jobs[0].connect: a sink job has none; remove it (it is for type pull or push)",
+			"environment variable DUALREPL_JOBS_BACKUPS_CONNECT_ADDRESS: jobs[0].connect: is given beside serve; remove one of them: either this side begins a connection, or its peer does",
 		}, {
 			"two jobs", "DUALREPL_JOBS_A_B_TYPE", "sink", "jobs: [{name: a-b, type: push}, {name: a.b, type: push}]",
 			"environment variable DUALREPL_JOBS_A_B_TYPE: stands for jobs.a-b.type and for jobs.a.b.type; rename one of the jobs",

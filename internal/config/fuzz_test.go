@@ -13,6 +13,7 @@ import (
 // complete, or mistakes of which each says what and how to get out of it.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(twoJobs))
+	f.Add([]byte(hub))
 	for _, seed := range seeds(f) {
 		f.Add(seed)
 	}
@@ -66,14 +67,17 @@ func checkComplete(t *testing.T, cfg *Config) {
 		t.Error("no jobs")
 	}
 	for _, job := range cfg.Jobs {
-		active := job.Type == TypePush || job.Type == TypePull
-		passive := job.Type == TypeSink || job.Type == TypeSource
+		active, one := job.Active(), (job.Connect != nil) != (job.Serve != nil)
 		receives := job.Type == TypePull || job.Type == TypeSink
 		switch {
 		case job.Name == "" || job.Line < 1:
 			t.Errorf("no name or line: %+v", job)
-		case active != (job.Connect != nil) || passive != (job.Serve != nil):
+		case one != (active || job.Passive()):
 			t.Errorf("connect or serve: %+v", job)
+		case (active && job.Serve != nil) != (job.Peer != ""):
+			t.Errorf("peer: %+v", job)
+		case job.Passive() && job.Connect != nil && (job.Connect.ServerIdentity == "" || !job.Connect.Mux):
+			t.Errorf("connect of a passive job: %+v", job.Connect)
 		case receives != filepath.IsAbs(job.Endpoint.Root) || receives == filepath.IsAbs(job.Endpoint.Store):
 			t.Errorf("root or store: %+v", job)
 		case receives != (job.Snapshotting == nil) || receives != (len(job.Endpoint.Directories) == 0):

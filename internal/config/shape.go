@@ -12,30 +12,55 @@ import (
 // A shape says which keys a section of one type has, beside those that all have.
 type shape struct{ required, optional []string }
 
+// jobShapes leave connect and serve to checkWay.
 var jobShapes = map[string]shape{
 	TypePush: {
-		required: []string{"connect", "endpoint", "filesystems", "snapshotting"},
-		optional: []string{"replication", "conflict_resolution"},
+		required: []string{"endpoint", "filesystems", "snapshotting"},
+		optional: []string{"connect", "serve", "replication", "conflict_resolution"},
 	},
 	TypePull: {
-		required: []string{"connect", "endpoint", "interval"},
-		optional: []string{"root_fs", "replication", "conflict_resolution"},
+		required: []string{"endpoint", "interval"},
+		optional: []string{"connect", "serve", "root_fs", "replication", "conflict_resolution"},
 	},
-	TypeSink:   {required: []string{"serve", "endpoint"}, optional: []string{"root_fs"}},
-	TypeSource: {required: []string{"serve", "endpoint", "filesystems", "snapshotting"}},
-	TypeSnap:   {required: []string{"endpoint", "filesystems", "snapshotting"}},
+	TypeSink: {required: []string{"endpoint"}, optional: []string{"connect", "serve", "root_fs"}},
+	TypeSource: {
+		required: []string{"endpoint", "filesystems", "snapshotting"},
+		optional: []string{"connect", "serve"},
+	},
+	TypeSnap: {required: []string{"endpoint", "filesystems", "snapshotting"}},
 }
 
 var connectShapes = map[string]shape{
-	TransportTCP:   {required: []string{"address"}, optional: []string{"dial_timeout"}},
-	TransportTLS:   {required: []string{"address", "ca", "cert", "key", "server_cn"}, optional: []string{"dial_timeout"}},
-	TransportLocal: {required: []string{"listener_name", "client_identity"}},
+	TransportTCP: {
+		required: []string{"address"},
+		optional: []string{"dial_timeout", "route", "mux", "server_identity", "zstd", "checksum"},
+	},
+	TransportTLS: {
+		required: []string{"address", "ca", "cert", "key", "server_cn"},
+		optional: []string{"dial_timeout", "route", "mux", "server_identity", "zstd", "checksum"},
+	},
+	TransportLocal: {
+		required: []string{"listener_name", "client_identity"},
+		optional: []string{"route", "mux", "server_identity"},
+	},
 }
 
 var serveShapes = map[string]shape{
-	TransportTCP:   {required: []string{"listen", "clients"}},
-	TransportTLS:   {required: []string{"listen", "ca", "cert", "key", "client_cns"}},
-	TransportLocal: {required: []string{"listener_name"}},
+	TransportTCP:   {required: []string{"listen", "clients"}, optional: []string{"limits", "verbs"}},
+	TransportTLS:   {required: []string{"listen", "ca", "cert", "key", "client_cns"}, optional: []string{"limits", "verbs"}},
+	TransportLocal: {required: []string{"listener_name"}, optional: []string{"limits", "verbs"}},
+	ServeShared:    {required: []string{"listener"}, optional: []string{"route", "default", "clients", "verbs"}},
+}
+
+// listenerShapes are those of serve of the listeners, which jobs share.
+var listenerShapes = map[string]shape{
+	TransportTCP:   serveShapes[TransportTCP],
+	TransportTLS:   serveShapes[TransportTLS],
+	TransportLocal: serveShapes[TransportLocal],
+}
+
+var monitoringShapes = map[string]shape{
+	MonitoringPrometheus: {required: []string{"listen"}},
 }
 
 // dirShapes are the shapes of a dir endpoint, by the type of its job.
@@ -58,6 +83,7 @@ var shapesOf = map[reflect.Type]map[string]shape{
 	reflect.TypeFor[Connect]():      connectShapes,
 	reflect.TypeFor[Serve]():        serveShapes,
 	reflect.TypeFor[Snapshotting](): snapshottingShapes,
+	reflect.TypeFor[Monitoring]():   monitoringShapes,
 }
 
 // keysOfType lists the names of the keys that a section may have, going by the type that
@@ -81,11 +107,12 @@ func isForeign(key, typ string, shapes map[string]shape) bool {
 
 // examples say how a key that is missing would look.
 var examples = map[string]string{
-	"address":         `address: "HOST:PORT" of the passive side`,
+	"address":         `address: "HOST:PORT" of the peer`,
 	"ca":              "ca: /PATH of the certificate authority's certificate (PEM)",
 	"cert":            "cert: /PATH of this side's certificate (PEM)",
 	"client_cns":      "client_cns: [NAME], the common names of the certificates that may connect",
 	"client_identity": "client_identity: NAME, by which the passive job knows this one",
+	"client":          "clients: [NAME], the client identity of the passive side",
 	"clients":         `clients: {"IP ADDRESS or PREFIX": CLIENT}`,
 	"connect":         `connect: {type: tcp, address: "HOST:PORT"}`,
 	"directories":     "directories: {NAME: /PATH}, the directories to take snapshots of",
@@ -95,11 +122,14 @@ var examples = map[string]string{
 	"jobs":            "jobs: with at least one job",
 	"key":             "key: /PATH of this side's private key (PEM)",
 	"listen":          `listen: "HOST:PORT", or ":PORT" for all addresses`,
+	"listener":        "listener: NAME of one of the listeners",
 	"listener_name":   "listener_name: NAME, the same in the passive and the active job",
+	"mux":             "mux: true: the active side calls back over the one connection",
 	"name":            "name: NAME, which no other job has",
 	"root":            "root: /PATH of the directory that received data goes to",
 	"serve":           `serve: {type: tcp, listen: ":8888", clients: {"IP ADDRESS or PREFIX": CLIENT}}`,
-	"server_cn":       "server_cn: NAME, for which the passive side's certificate is (a subject alternative name)",
+	"server_cn":       "server_cn: NAME, for which the peer's certificate is (a subject alternative name)",
+	"server_identity": "server_identity: NAME, by which this job knows the active side",
 	"snapshotting":    "snapshotting: {type: periodic, interval: 10m}, or {type: manual}",
 	"store":           "store: /PATH of the directory that snapshots are kept in",
 }

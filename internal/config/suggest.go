@@ -11,7 +11,7 @@ import (
 const maxQuoted = 80
 
 // maxListed is how many known words a hint lists.
-const maxListed = 12
+const maxListed = 16
 
 // suggest is the hint for a word that is not among the known ones.
 func suggest(word string, known []string) string {

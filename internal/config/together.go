@@ -2,30 +2,18 @@ package config
 
 import (
 	"fmt"
-	"maps"
-	"net"
-	"net/netip"
 	"path/filepath"
 	"slices"
-	"strconv"
 )
 
 // checkTogether checks what jobs must have apart and what they must have in common.
-func (d *decoder) checkTogether(jobs []Job) {
-	names, locals := map[string]int{}, map[string]int{}
-	for i, job := range jobs {
-		d.unique(names, i, "name", job.Name, "give each job a name of its own")
-		if job.Serve != nil {
-			d.unique(locals, i, "serve.listener_name", job.Serve.ListenerName, "give each passive job a listener_name of its own")
-		}
+func (d *decoder) checkTogether(cfg *Config) {
+	names := map[string]string{}
+	for i, job := range cfg.Jobs {
+		d.unique(names, fmt.Sprintf("jobs[%d]", i), "name", job.Name, "give each job a name of its own")
 	}
-	d.checkListeners(jobs)
-	d.checkKept(jobs)
-	for i, job := range jobs {
-		if job.Connect != nil {
-			d.local(i, job, jobs, locals)
-		}
-	}
+	d.checkListeners(cfg)
+	d.checkKept(cfg.Jobs)
 }
 
 // jobAt is a section for looking at fields of jobs[i].
@@ -33,67 +21,18 @@ func (d *decoder) jobAt(i int) section {
 	return section{decoder: d, field: fmt.Sprintf("jobs[%d]", i)}
 }
 
-// unique notes the value of jobs[i].key in seen and reports a second one.
-func (d *decoder) unique(seen map[string]int, i int, key, value, hint string) {
-	s := d.jobAt(i)
+// unique notes the value of a key of the owner (jobs[1], for one) in seen, which tells the
+// owner by the value, and reports a second one.
+func (d *decoder) unique(seen map[string]string, owner, key, value, hint string) {
+	s := section{decoder: d, field: owner}
 	if !s.sound(key) {
 		return
 	}
 	if first, again := seen[value]; again {
-		s.fail(key, fmt.Sprintf("%s is taken by jobs[%d]", quote(value), first), hint)
+		s.fail(key, fmt.Sprintf("%s is taken by %s", quote(value), first), hint)
 		return
 	}
-	seen[value] = i
-}
-
-// A listener is what a passive job listens on.
-type listener struct {
-	job     int
-	address string
-	host    string
-}
-
-// checkListeners checks that no two jobs listen on the same address.
-func (d *decoder) checkListeners(jobs []Job) {
-	byPort := map[int][]listener{}
-	for i, job := range jobs {
-		s := d.jobAt(i)
-		if !s.sound("serve.listen") {
-			continue
-		}
-		host, text, _ := net.SplitHostPort(job.Serve.Listen) // was checked, as was
-		port, _ := strconv.Atoi(text)                        // the port
-		l := listener{i, job.Serve.Listen, host}
-		if j := slices.IndexFunc(byPort[port], l.overlaps); j >= 0 {
-			s.fail("serve.listen", l.taken(byPort[port][j]), "give each passive job a port of its own")
-			continue
-		}
-		byPort[port] = append(byPort[port], l)
-	}
-}
-
-// overlaps reports whether one of two listeners on the same port would keep the
-// other from starting. The system lets nobody listen beside one on all addresses,
-// of whichever family. Names are not looked up.
-func (l listener) overlaps(other listener) bool {
-	a, errA := netip.ParseAddr(l.host)
-	b, errB := netip.ParseAddr(other.host)
-	if errA != nil || errB != nil {
-		return l.host == other.host || isWildcard(l.host, a) || isWildcard(other.host, b)
-	}
-	return a.Unmap() == b.Unmap() || a.IsUnspecified() || b.IsUnspecified()
-}
-
-// isWildcard reports whether a host, which is ip if it is an IP address, stands for
-// all addresses.
-func isWildcard(host string, ip netip.Addr) bool { return host == "" || ip.IsUnspecified() }
-
-func (l listener) taken(by listener) string {
-	text := fmt.Sprintf("%s is taken by jobs[%d]", quote(l.address), by.job)
-	if by.address != l.address {
-		text += ", which listens on " + quote(by.address)
-	}
-	return text
+	seen[value] = owner
 }
 
 // A keep is the directory that a job keeps versions in.
@@ -196,29 +135,4 @@ func (k keep) relation(path string) string {
 		return "contains " + name + ", " + quote(k.path)
 	}
 	return ""
-}
-
-// local checks that a job that connects within the daemon has a passive job of
-// the opposite kind there.
-func (d *decoder) local(i int, job Job, jobs []Job, listeners map[string]int) {
-	s := section{decoder: d, field: fmt.Sprintf("jobs[%d].connect", i)}
-	if !s.sound("listener_name") {
-		return
-	}
-	name := job.Connect.ListenerName
-	passive, ok := listeners[name]
-	opposite := map[string]string{TypePush: TypeSink, TypePull: TypeSource}[job.Type]
-	switch {
-	case !ok:
-		s.fail("listener_name", "no job serves "+quote(name), suggestListener(name, listeners))
-	case opposite != "" && jobs[passive].Type != opposite:
-		s.fail("listener_name", fmt.Sprintf("%s is a %s job's", quote(name), jobs[passive].Type), "a "+job.Type+" job needs a "+opposite+" job")
-	}
-}
-
-func suggestListener(name string, listeners map[string]int) string {
-	if len(listeners) == 0 {
-		return "add a passive job with serve: {type: local, listener_name: " + clip(name) + "}"
-	}
-	return suggest(name, slices.Sorted(maps.Keys(listeners)))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,6 +111,56 @@ func (s section) clients(clients map[string]string) {
 	}
 	if _, err := tcp.ParseClientMap(clients); correct && err != nil {
 		s.fail("clients", err.Error(), "remove one of them")
+	}
+}
+
+// route checks the name of a route, which crosses the wire as client identities do.
+func (s section) route(name string) {
+	if !s.sound("route") {
+		return
+	}
+	if err := transport.ValidateClientIdentity(name); err != nil {
+		reason := strings.Replace(err.Error(), "client identity", "route", 1)
+		s.fail("route", reason, "use letters, digits and _ - .")
+	}
+}
+
+// routeClients checks the client identities of a job that shares its listener.
+func (s section) routeClients(clients []string) {
+	if s.sound("clients") && clients != nil && len(clients) == 0 {
+		s.fail("clients", "is empty, so that nobody may connect", "add clients: [NAME], or remove it for all of the listener's")
+	}
+	for i, client := range clients {
+		key := fmt.Sprintf("clients[%d]", i)
+		if s.sound(key) && strings.Contains(client, "*") {
+			s.fail(key, quote(client)+" is no identity: the * stands for an address", "name each client, such as site-192.0.2.7")
+			continue
+		}
+		s.identity(key, client)
+	}
+}
+
+// verbsOf are the verbs that mean something for a job, by its type.
+var verbsOf = map[string][]string{
+	TypeSink:   {VerbList, VerbReceive, VerbDestroy},
+	TypeSource: {VerbList, VerbSend, VerbDestroy},
+}
+
+// verbs checks what the clients of a job may do.
+func (s section) verbs(job Job) {
+	known := verbsOf[job.Type]
+	switch {
+	case !s.sound("verbs"):
+	case job.Active():
+		s.fail("verbs", "nobody calls a "+job.Type+" job", "remove it (it is for type sink or source)")
+	case job.Passive() && len(job.Serve.Verbs) == 0:
+		s.fail("verbs", "is empty, so that nobody may do anything", "add verbs: ["+strings.Join(known, ", ")+"], or some of them")
+	case job.Passive():
+		for i, verb := range job.Serve.Verbs {
+			if key := fmt.Sprintf("verbs[%d]", i); s.sound(key) && !slices.Contains(known, verb) {
+				s.fail(key, quote(verb)+" is no verb of a "+job.Type+" job", suggest(verb, known))
+			}
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/dualrepl/dualrepl/endpoint/dir"
 	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/rpc"
 	"github.com/dualrepl/dualrepl/transport"
 	"github.com/dualrepl/dualrepl/transport/local"
 	"github.com/dualrepl/dualrepl/transport/tcp"
@@ -19,13 +20,19 @@ import (
 // locals are the transports within this daemon, by the name of their listener.
 type locals map[string]*local.Transport
 
-// newLocals makes a transport for each passive job that is served within the daemon.
-func newLocals(jobs []config.Job) locals {
+// newLocals makes a transport for each listener within the daemon.
+func newLocals(cfg *config.Config) locals {
 	all := make(locals)
-	for _, j := range jobs {
-		if j.Serve != nil && j.Serve.Type == config.TransportLocal {
-			all[j.Serve.ListenerName] = local.New("")
+	add := func(s *config.Serve) {
+		if s != nil && s.Type == config.TransportLocal {
+			all[s.ListenerName] = local.New("")
 		}
+	}
+	for _, l := range cfg.Listeners {
+		add(l.Serve)
+	}
+	for _, j := range cfg.Jobs {
+		add(j.Serve)
 	}
 	return all
 }
@@ -47,9 +54,13 @@ func newConnecter(c *config.Connect, within locals) (transport.Connecter, error)
 		if t, ok := within[c.ListenerName]; ok {
 			return t.ConnecterAs(c.ClientIdentity), nil
 		}
-		return nil, &explained{fmt.Sprintf("listener %q is inside the daemon, which replicates this job itself", c.ListenerName), ErrWithin}
+		return nil, withinOnly(c.ListenerName)
 	}
 	return nil, fmt.Errorf("unknown transport %q", c.Type)
+}
+
+func withinOnly(listener string) error {
+	return &explained{fmt.Sprintf("listener %q is inside the daemon, which replicates this job itself", listener), ErrWithin}
 }
 
 func listen(ctx context.Context, s *config.Serve, within locals) (transport.Listener, error) {
@@ -63,9 +74,57 @@ func listen(ctx context.Context, s *config.Serve, within locals) (transport.List
 	case config.TransportTLS:
 		return tls.Listen(ctx, s.Listen, tls.Files{CA: s.CA, Cert: s.Cert, Key: s.Key}, s.ClientCNs)
 	case config.TransportLocal:
-		return within[s.ListenerName].Listener(), nil
+		if t, ok := within[s.ListenerName]; ok {
+			return t.Listener(), nil
+		}
+		return nil, withinOnly(s.ListenerName)
 	}
 	return nil, fmt.Errorf("unknown transport %q", s.Type)
+}
+
+// checksums are the words for where the data channel has checksums.
+var checksums = map[string]rpc.Checksum{
+	config.ChecksumAuto:   rpc.ChecksumAuto,
+	config.ChecksumAlways: rpc.ChecksumAlways,
+	config.ChecksumNever:  rpc.ChecksumNever,
+}
+
+// newClient returns a client that connects as c says.
+func newClient(c *config.Connect, within locals, logger *slog.Logger) (*rpc.Client, error) {
+	connecter, err := newConnecter(c, within)
+	if err != nil {
+		return nil, err
+	}
+	return rpc.NewClient(connecter, rpc.ClientOptions{
+		Logger:       logger,
+		Route:        c.Route,
+		Mux:          c.Mux,
+		PeerIdentity: c.ServerIdentity,
+		Level:        c.Zstd.Level,
+		Checksum:     checksums[c.Checksum],
+	})
+}
+
+func newServer(l config.Limits, logger *slog.Logger) *rpc.Server {
+	return rpc.NewServer(nil, rpc.ServerOptions{
+		Grace:  GracePeriod,
+		Logger: logger,
+		Limits: rpc.Limits{
+			Connections:       l.Connections,
+			Requests:          l.Requests,
+			MessageSize:       int(l.MessageSize),
+			PendingHandshakes: l.PendingHandshakes,
+		},
+	})
+}
+
+// newVerbs are what clients may do; nil is everything.
+func newVerbs(words []string) []rpc.Verb {
+	var verbs []rpc.Verb
+	for _, word := range words {
+		verbs = append(verbs, rpc.Verb(word))
+	}
+	return verbs
 }
 
 func newSender(j config.Job, logger *slog.Logger) (*dir.Sender, error) {

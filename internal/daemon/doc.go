@@ -5,11 +5,20 @@
 // all jobs of a configuration: it takes snapshots and replicates on schedule and
 // serves what passive jobs offer.
 //
+// # Who connects
+//
+// Jobs that share a listener are behind one rpc.Server, each under a route of its own.
+// Usually the active side connects. Where the passive side does, it keeps one connection
+// for good, and the active side calls back over it: it replicates as soon as that
+// connection is there, and on its schedule while it is. What falls due meanwhile is not
+// lost, since the next connection is an occasion by itself.
+//
 // # How a daemon stops
 //
 // When the context of [Daemon.Run] ends, no snapshot and no step begins any more.
 // Those that run have [GracePeriod] to finish; then they are cancelled, which
-// leaves each step resumable. Run returns when all has ended.
+// leaves each step resumable. Run returns when all has ended. A listener whose connections
+// active jobs replicate over stays open until they have ended.
 //
 // # What fails
 //

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
+	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/internal/config"
+	"github.com/dualrepl/dualrepl/rpc"
 	"github.com/dualrepl/dualrepl/transportmux"
 	"github.com/dualrepl/dualrepl/versionhandshake"
 )
@@ -41,7 +44,7 @@ func parts(err error) []error {
 // keeps several filesystems from the peer is told once.
 func (j *Job) explain(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("job %s: replication with %s stopped, the next one goes on from there: %w", j.Name(), j.peer(), err)
+		return fmt.Errorf("job %s: replication with %s stopped, the next one goes on from there: %w", j.Name(), j.peerName(), err)
 	}
 	var all []error
 	told := map[string]bool{}
@@ -56,24 +59,60 @@ func (j *Job) explain(ctx context.Context, err error) error {
 }
 
 // peer names the other side in messages.
-func (j *Job) peer() string {
-	if j.conf.Connect.Type == config.TransportLocal {
-		return "listener " + j.conf.Connect.ListenerName
+func (j *Job) peerName() string {
+	switch c := j.conf.Connect; {
+	case c == nil:
+		return "client " + j.conf.Peer
+	case c.Type == config.TransportLocal:
+		return "listener " + c.ListenerName
+	default:
+		return c.Address
 	}
-	return j.conf.Connect.Address
 }
 
 func (j *Job) explainPart(err error) error {
 	var dial *transportmux.DialError
-	if !errors.As(err, &dial) {
-		return fmt.Errorf("job %s: replication with %s: %w", j.Name(), j.peer(), err)
+	switch {
+	case errors.As(err, &dial):
+		return &explained{fmt.Sprintf("job %s: cannot connect to %s: %s", j.Name(), j.peerName(), reason(dial)), err}
+	case j.awaits() && errors.Is(err, rpc.ErrDisconnected):
+		return &explained{fmt.Sprintf("job %s: %s is not connected; it is replicated to as soon as it is", j.Name(), j.peerName()), err}
 	}
-	why, wayOut := diagnose(dial)
-	text := fmt.Sprintf("job %s: cannot connect to %s: %s", j.Name(), j.peer(), why)
-	if wayOut != "" {
+	text := fmt.Sprintf("job %s: replication with %s: %v", j.Name(), j.peerName(), err)
+	if wayOut := j.refusalHint(err); wayOut != "" {
 		text += "; " + wayOut
 	}
 	return &explained{text, err}
+}
+
+// refusalHint is the way out where the other side has refused this one.
+func (j *Job) refusalHint(err error) string {
+	other := "the passive side's `serve`"
+	if j.awaits() {
+		other = "the passive side"
+	}
+	switch {
+	case rpc.OutcomeOf(err) != rpc.Answered:
+		return ""
+	case errors.Is(err, endpoint.ErrNotFound) && strings.Contains(err.Error(), "named no route"):
+		return "name one in `connect.route`, or give a job there `default: true`"
+	case errors.Is(err, endpoint.ErrNotFound) && strings.Contains(err.Error(), endpoint.ErrNotFound.Error()+": route"):
+		return "correct `connect.route`: it has to be the `route` of a job there, or that job's name"
+	case errors.Is(err, endpoint.ErrPermission):
+		return other + " has to permit it, in `clients` and `verbs`"
+	case errors.Is(err, rpc.ErrLimit):
+		return "raise `limits` in " + other + ", or lower `replication.concurrency.steps`"
+	}
+	return ""
+}
+
+// reason is why a connection did not come about, with the way out where there is one.
+func reason(err *transportmux.DialError) string {
+	why, wayOut := diagnose(err)
+	if wayOut == "" {
+		return why
+	}
+	return why + "; " + wayOut
 }
 
 // diagnose tells in plain words why a connection did not come about, and the way out
@@ -96,6 +135,10 @@ func diagnose(err *transportmux.DialError) (why, wayOut string) {
 		return "what answers there does not speak TLS", "use the same `type` in `connect` as in the passive side's `serve`"
 	case errors.As(err, &op) && op.Op == "remote error": // an alert
 		return "it rejected this client: " + op.Err.Error(), alertHint(op.Err.Error())
+	case errors.Is(err, transportmux.ErrNoMux):
+		return "it cannot share one connection", "update dualrepl there, or let the passive side be the one that has `serve`"
+	case errors.Is(err, rpc.ErrNoRoutes):
+		return "it knows no routes", "remove `connect.route`, or update dualrepl there"
 	case errors.Is(err, versionhandshake.ErrBanner):
 		return "what answers there is no daemon of this protocol", "correct `connect`"
 	case err.Peer != nil && isClosed(err):

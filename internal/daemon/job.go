@@ -37,6 +37,8 @@ type Job struct {
 	logger *slog.Logger
 	within locals // nil outside a daemon
 	keep   *keep
+	shared *config.Serve // of the listener that the job shares; nil: it shares none
+	peer   *rpc.Client   // in a daemon, if the passive side connects: each side's client of the other
 }
 
 // Open finds a job of the configuration; the error is ErrJob.
@@ -58,10 +60,21 @@ func newJobs(cfg *config.Config, logger *slog.Logger, within locals) []*Job {
 	for i, conf := range cfg.Jobs {
 		jobs[i] = &Job{
 			conf: conf, all: cfg.Jobs, base: logger, logger: logger.With("job", conf.Name), within: within,
-			keep: &keep{path: cmp.Or(conf.Endpoint.Store, conf.Endpoint.Root)},
+			keep:   &keep{path: cmp.Or(conf.Endpoint.Store, conf.Endpoint.Root)},
+			shared: sharedServe(cfg, conf),
 		}
 	}
 	return jobs
+}
+
+// sharedServe finds the listener that a job shares.
+func sharedServe(cfg *config.Config, job config.Job) *config.Serve {
+	for _, l := range cfg.Listeners {
+		if job.Serve != nil && job.Serve.Type == config.ServeShared && job.Serve.Listener == l.Name {
+			return l.Serve
+		}
+	}
+	return nil
 }
 
 func jobNames(jobs []config.Job) []string {
@@ -92,8 +105,11 @@ func (j *Job) sends() bool {
 	return j.conf.Type == config.TypePush || j.conf.Type == config.TypeSource || j.conf.Type == config.TypeSnap
 }
 
-// active reports whether the job drives replication.
-func (j *Job) active() bool { return j.conf.Connect != nil }
+// awaits reports whether the job replicates with a passive side that connects.
+func (j *Job) awaits() bool { return j.conf.Active() && j.conf.Dialled() }
+
+// calledBack reports whether the job connects and is then called by its active side.
+func (j *Job) calledBack() bool { return j.conf.Passive() && j.conf.Dialled() }
 
 // A Snapshot is one that was taken, or could not be.
 type Snapshot struct {
@@ -170,6 +186,7 @@ type Channels struct {
 	ControlSent     uint64 `json:"control_sent"` // bytes as transported
 	ControlReceived uint64 `json:"control_received"`
 	DataRequests    uint64 `json:"data_requests"`
+	DataConnections uint64 `json:"data_connections"`
 	DataSent        uint64 `json:"data_sent"` // bytes of streams
 	DataReceived    uint64 `json:"data_received"`
 }
@@ -178,7 +195,7 @@ type Channels struct {
 // replication.Options says; it may be nil. The result is nil if the replication
 // could not even begin. The end of ctx leaves running steps resumable.
 func (j *Job) Replicate(ctx context.Context, progress func(replication.Progress)) (*Replication, error) {
-	s, err := j.connect()
+	s, err := j.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +205,7 @@ func (j *Job) Replicate(ctx context.Context, progress func(replication.Progress)
 
 // replicateGracefully is Replicate as the daemon does it: see graceful.
 func (j *Job) replicateGracefully(ctx context.Context) (*Replication, error) {
-	s, err := j.connect()
+	s, err := j.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -205,18 +222,16 @@ type sides struct {
 	receiver endpoint.Receiver
 	tokens   endpoint.TokenReader // the local one of the two
 	client   *rpc.Client          // the other
+	release  func()               // gives client back
 }
 
-// connect opens the local side and prepares the connection to the other.
-func (j *Job) connect() (s sides, err error) {
-	if !j.active() {
+// connect opens the local side and prepares the connection to the other. Where the
+// passive side is the one that connects, it waits for it.
+func (j *Job) connect(ctx context.Context) (s sides, err error) {
+	if !j.conf.Active() {
 		return sides{}, wrongJob("%s is a %s job; only push and pull jobs replicate by themselves", j.Name(), j.Type())
 	}
-	connecter, err := newConnecter(j.conf.Connect, j.within)
-	if err != nil {
-		return sides{}, fmt.Errorf("job %s: %w", j.Name(), err)
-	}
-	if s.client, err = rpc.NewClient(connecter, rpc.ClientOptions{Logger: j.logger}); err != nil {
+	if s.client, s.release, err = j.reach(ctx); err != nil {
 		return sides{}, fmt.Errorf("job %s: %w", j.Name(), err)
 	}
 	if err := j.openLocal(&s); err != nil {
@@ -224,6 +239,18 @@ func (j *Job) connect() (s sides, err error) {
 		return sides{}, fmt.Errorf("job %s: %w", j.Name(), err)
 	}
 	return s, nil
+}
+
+// reach returns a client of the passive side, until release.
+func (j *Job) reach(ctx context.Context) (client *rpc.Client, release func(), err error) {
+	switch {
+	case j.peer != nil:
+		return j.peer, func() {}, nil
+	case j.awaits():
+		return j.awaitPeer(ctx)
+	}
+	client, err = newClient(j.conf.Connect, j.within, j.logger)
+	return client, func() { _ = client.Close() }, err // all that was done is on disk
 }
 
 func (j *Job) openLocal(s *sides) error {
@@ -237,8 +264,7 @@ func (j *Job) openLocal(s *sides) error {
 	return err
 }
 
-// close cannot fail in a way that matters: all that was done is on disk.
-func (s sides) close() { _ = s.client.Close() }
+func (s sides) close() { s.release() }
 
 func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.Progress)) (*Replication, error) {
 	report, err := replication.Run(ctx, s.sender, s.receiver, replication.Options{
@@ -254,13 +280,13 @@ func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.
 
 // WaitForPeer waits until the job's peer has answered on both channels, or ctx ends.
 func (j *Job) WaitForPeer(ctx context.Context) error {
-	s, err := j.connect()
+	s, err := j.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.close()
 	if err := s.client.WaitForConnectivity(ctx); err != nil {
-		return fmt.Errorf("job %s: peer %s: %w", j.Name(), j.peer(), err)
+		return fmt.Errorf("job %s: peer %s: %w", j.Name(), j.peerName(), err)
 	}
 	return nil
 }

@@ -10,16 +10,24 @@ import (
 // call that takes longer than the interval makes the times fall out that it
 // covered.
 func every(ctx context.Context, first time.Time, interval time.Duration, fn func()) {
+	everyAndOnWake(ctx, first, interval, nil, fn)
+}
+
+// everyAndOnWake calls fn also each time wake is signalled.
+func everyAndOnWake(ctx context.Context, first time.Time, interval time.Duration, wake <-chan struct{}, fn func()) {
 	timer := time.NewTimer(time.Until(first))
 	defer timer.Stop()
 	for next := first; ; {
 		select {
 		case <-ctx.Done():
 			return
+		case <-wake:
 		case <-timer.C:
 		}
 		fn()
-		next = following(next, interval, time.Now())
+		if now := time.Now(); !next.After(now) {
+			next = following(next, interval, now)
+		}
 		timer.Reset(time.Until(next))
 	}
 }

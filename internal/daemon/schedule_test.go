@@ -47,6 +47,25 @@ func TestEvery(t *testing.T) {
 	}
 }
 
+// TestEveryAndOnWake: what is called in between leaves the grid as it is.
+func TestEveryAndOnWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		wake := make(chan struct{}, 1)
+		go func() { time.Sleep(13 * time.Second); signal(wake) }()
+		var got []time.Duration
+		everyAndOnWake(ctx, start, 10*time.Second, wake, func() {
+			if got = append(got, time.Since(start)/time.Second); len(got) == 4 {
+				cancel()
+			}
+		})
+		if want := []time.Duration{0, 10, 13, 20}; !slices.Equal(got, want) {
+			t.Errorf("called after %v seconds, want %v", got, want)
+		}
+	})
+}
+
 func TestEveryEndsBeforeTheFirstCall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

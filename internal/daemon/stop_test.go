@@ -31,13 +31,18 @@ func (r *heldReceiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream 
 	}
 }
 
-// serveHeld serves a heldReceiver that keeps its data in the place.
-func serveHeld(t *testing.T, p *place) (r *heldReceiver, address string) {
+func newHeldReceiver(t *testing.T, p *place) *heldReceiver {
 	t.Helper()
 	receiver, err := dir.NewReceiver(dir.ReceiverOptions{Root: p.path("received"), Job: "backups"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &heldReceiver{Receiver: receiver, begun: make(chan struct{}, 1), release: make(chan struct{})}
+}
+
+// serveHeld serves a heldReceiver that keeps its data in the place.
+func serveHeld(t *testing.T, p *place) (r *heldReceiver, address string) {
+	t.Helper()
 	clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.1": "alice"})
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +51,7 @@ func serveHeld(t *testing.T, p *place) (r *heldReceiver, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r = &heldReceiver{Receiver: receiver, begun: make(chan struct{}, 1), release: make(chan struct{})}
+	r = newHeldReceiver(t, p)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- rpc.NewServer(r, rpc.ServerOptions{}).Serve(ctx, l) }()
@@ -54,15 +59,42 @@ func serveHeld(t *testing.T, p *place) (r *heldReceiver, address string) {
 	return r, l.Addr().String()
 }
 
-// TestStopFinishesTheRunningStep and begins no other.
+// connectHeld is a heldReceiver that connects, in place of one that is connected to.
+func connectHeld(t *testing.T, p *place) (r *heldReceiver, address string) {
+	t.Helper()
+	r, address = newHeldReceiver(t, p), freeAddress(t)
+	client, err := rpc.NewClient(tcp.NewConnecter(address), rpc.ClientOptions{Mux: true, PeerIdentity: "hub"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- rpc.NewServer(r, rpc.ServerOptions{}).ServeOver(ctx, client) }()
+	t.Cleanup(func() { cancel(); <-served; client.Close() })
+	return r, address
+}
+
+// TestStopFinishesTheRunningStep and begins no other, whoever connected to whom.
 func TestStopFinishesTheRunningStep(t *testing.T) {
-	p := newPlace(t)
-	receiver, address := serveHeld(t, p)
+	t.Run("to a passive side that is connected to", func(t *testing.T) {
+		p := newPlace(t)
+		receiver, address := serveHeld(t, p)
+		testStop(t, p, receiver, `connect: {type: tcp, address: "`+address+`"}`)
+	})
+	t.Run("to a passive side that connects", func(t *testing.T) {
+		p := newPlace(t)
+		receiver, address := connectHeld(t, p)
+		testStop(t, p, receiver, `serve: {type: tcp, listen: "`+address+`", clients: {"127.0.0.1": far}}`)
+	})
+}
+
+func testStop(t *testing.T, p *place, receiver *heldReceiver, way string) {
+	t.Helper()
 	cfg := p.config(`
 jobs:
   - name: docs
     type: push
-    connect: {type: tcp, address: "` + address + `"}
+    ` + way + `
     endpoint: {type: dir, store: DIR/store, directories: {docs: DIR/source}}
     filesystems: {"<": true}
     snapshotting: {type: periodic, prefix: dr_, interval: 1h}

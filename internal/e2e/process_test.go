@@ -24,7 +24,13 @@ type process struct {
 // start starts the program. It is killed at the end of the test at the latest.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(program, args...), ended: make(chan struct{})}
+	return startProgram(t, program, args...)
+}
+
+// startProgram is start for another build of it.
+func startProgram(t *testing.T, path string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(path, args...), ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -54,6 +54,7 @@ type setup struct {
 	sink    string // config of the passive side
 	listen  string // address of the passive side
 	proxy   *proxy // between the two
+	build   string // of the passive side's program
 	passive *process
 	idle    int // descriptors of the passive side while it has nothing to do
 }
@@ -63,7 +64,7 @@ func newSetup(t *testing.T, root string) *setup {
 	dependOnProgram(t)
 	dir := t.TempDir()
 	s := &setup{
-		t: t, root: root, listen: freeAddress(t),
+		t: t, root: root, listen: freeAddress(t), build: program,
 		source: filepath.Join(dir, "source"), store: filepath.Join(dir, "store"),
 		push: filepath.Join(dir, "push.yml"), sink: filepath.Join(dir, "sink.yml"),
 	}
@@ -111,7 +112,7 @@ func (s *setup) fill(prefix string, seed uint64, n, size int) {
 // startPassive starts the passive side's daemon and waits until it accepts.
 func (s *setup) startPassive() {
 	s.t.Helper()
-	s.passive = start(s.t, "daemon", "--config", s.sink)
+	s.passive = startProgram(s.t, s.build, "daemon", "--config", s.sink)
 	s.eventually("the passive side listens", func() bool {
 		conn, err := net.Dial("tcp", s.listen)
 		if err != nil {

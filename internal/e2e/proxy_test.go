@@ -34,6 +34,8 @@ type proxy struct {
 	mu        sync.Mutex
 	conns     map[*net.TCPConn]struct{}
 	sent      int64 // to the target, over all connections
+	carried   int64 // in either direction
+	cut       int64 // what has been carried when all connections break, once; 0: they don't
 	transfers []*transfer
 	mark      int64 // an offset in the body of a step; 0: none
 	next      int   // the first transfer that the mark holds for: those before were stopped
@@ -71,6 +73,36 @@ func (p *proxy) sentBytes() int64 {
 	return p.sent
 }
 
+// cutAfter breaks all connections once n more bytes have come, in either direction.
+func (p *proxy) cutAfter(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = p.carried + n
+}
+
+// carriedBytes is what has come so far, in either direction.
+func (p *proxy) carriedBytes() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.carried
+}
+
+// carry counts what a connection carries, and breaks all where they are to be cut.
+func (p *proxy) carry(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.carried += int64(len(b))
+	if p.cut == 0 || p.carried < p.cut {
+		return
+	}
+	p.cut = 0
+	for c := range p.conns {
+		c.SetLinger(0)
+		c.Close()
+	}
+	clear(p.conns)
+}
+
 // seen is all transfers so far, in the order in which they began.
 func (p *proxy) seen() []transfer {
 	p.mu.Lock()
@@ -103,8 +135,8 @@ func (p *proxy) forward(client, server *net.TCPConn) {
 	}
 	var wg sync.WaitGroup
 	tr := &transfer{start: unknownOffset}
-	wg.Go(func() { pump(&boundedConn{TCPConn: server}, client, func(b []byte) { p.count(tr, b) }) })
-	wg.Go(func() { pump(client, server, func([]byte) {}) })
+	wg.Go(func() { pump(&boundedConn{TCPConn: server}, client, func(b []byte) { p.carry(b); p.count(tr, b) }) })
+	wg.Go(func() { pump(&boundedConn{TCPConn: client}, server, p.carry) })
 	wg.Wait()
 	client.Close()
 	server.Close()
