@@ -1,7 +1,7 @@
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: help build test test-reflink race lint generate check-generated fuzz bench bench-dir profile microbench ci
+.PHONY: help build test test-reflink race faults lint generate check-generated fuzz bench bench-dir profile microbench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,9 +18,13 @@ test-reflink: ## Test the dir endpoint on loop-mounted XFS and btrfs (root)
 race: ## Run all tests under the race detector
 	go test -race ./...
 
+faults: ## Run every kind of call over bad networks (toxiproxy) under the race detector
+	cd faults && go test -race ./...
+
 lint: ## Vet, format and layer rules
 	go run $(GOLANGCI_LINT) run ./...
 	cd bench && go run $(GOLANGCI_LINT) run ./...
+	cd faults && go run $(GOLANGCI_LINT) run ./...
 
 generate: ## Regenerate pdu/*.pb.go with pinned tools
 	go generate ./pdu

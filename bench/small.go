@@ -34,7 +34,7 @@ stream at a time on a connection.`,
 	}
 	f.register(cmd, 5)
 	cmd.Flags().StringSliceVar(&f.contenders, "contender", []string{
-		"tcp", "dualrepl", "crypto/tls", "dualrepl tls", "grpc 64 KiB", "http/1.1", "http/2", "yamux",
+		"tcp", "dualrepl", "dualrepl base", "dualrepl mux", "crypto/tls", "dualrepl tls", "dualrepl tls base", "grpc 64 KiB", "http/1.1", "http/2", "yamux",
 	}, "these")
 	cmd.Flags().IntSliceVar(&f.atOnce, "at-once", []int{1, 16}, "streams at a time")
 	cmd.Flags().IntVar(&f.steps, "steps", 2000, "streams in all")

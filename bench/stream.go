@@ -41,6 +41,8 @@ process's start.
 
 Sources and sinks:
   generated   memory: costs almost nothing, and goes nowhere
+  random      memory that no compression makes smaller; as a sink like generated
+  text        memory that compression makes smaller; as a sink like generated
   pipe        another process behind os.Pipe, which writes or reads 128 KiB at a time
   file:PATH   a file; a source shorter than the stream is read again
   checked     content of which each byte is compared: shows that a contender is
@@ -59,7 +61,7 @@ Contenders:
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), cmd.OutOrStdout()) },
 	}
 	f.register(cmd, 5)
-	cmd.Flags().StringSliceVar(&f.contenders, "contender", nil, "only these (default all)")
+	cmd.Flags().StringSliceVar(&f.contenders, "contender", contender.Usual(), "these")
 	cmd.Flags().StringSliceVar(&f.directions, "direction", []string{directionSend, directionReceive}, "seen from the client")
 	cmd.Flags().Float64Var(&f.gib, "gib", 4, "size of a stream")
 	cmd.Flags().StringVar(&f.source, "source", string(ends.Generated), "see above")

@@ -54,10 +54,11 @@ const (
 // All returns the contenders, the reference first. Those over TLS use what
 // MakeCertificates has put into certificates.
 func All(certificates string) []Contender {
-	return []Contender{
-		rawTCP, rawTCP1M, dualTCP, rawTLS(certificates), dualTLS(certificates),
-		grpc1M, grpc64K, grpc1MRaw, grpc64KRaw, http1, http2, yamuxPlain, drpcPlain,
-	}
+	plain, encrypted := allDuals(certificates)
+	return slices.Concat(
+		[]Contender{rawTCP, rawTCP1M}, plain, []Contender{rawTLS(certificates)}, encrypted,
+		[]Contender{grpc1M, grpc64K, grpc1MRaw, grpc64KRaw, http1, http2, yamuxPlain, drpcPlain},
+	)
 }
 
 // The references that tables compare with.
@@ -67,7 +68,7 @@ const (
 )
 
 // OverTLS are the contenders over TLS.
-var OverTLS = []string{ReferenceTLS, "dualrepl tls"}
+var OverTLS = []string{ReferenceTLS, "dualrepl tls", "dualrepl tls base", "dualrepl tls mux", "dualrepl tls zstd"}
 
 // Named returns the contenders of these names, in All's order; all if there are none.
 func Named(names []string, certificates string) ([]Contender, error) {
@@ -83,6 +84,12 @@ func Named(names []string, certificates string) ([]Contender, error) {
 	return slices.DeleteFunc(all, func(c Contender) bool { return !slices.Contains(names, c.Name) }), nil
 }
 
+// Usual lists the names of those that do not look at the content, which may then be
+// whatever costs least.
+func Usual() []string {
+	return slices.DeleteFunc(Names(), func(name string) bool { return strings.HasSuffix(name, " zstd") })
+}
+
 // Names lists All's names.
 func Names() []string {
 	var names []string
@@ -96,7 +103,7 @@ func Names() []string {
 func Legend() string {
 	var b strings.Builder
 	for _, c := range All("") {
-		fmt.Fprintf(&b, "  %-16s %s\n", c.Name, c.About)
+		fmt.Fprintf(&b, "  %-17s %s\n", c.Name, c.About)
 	}
 	return b.String()
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/rpc"
 	"github.com/dualrepl/dualrepl/transport/tcp"
 )
 
@@ -37,16 +38,21 @@ var Controls = []Control{
 		Name: "grpc", About: "a bare gRPC connection; bulk: a raw TCP connection",
 		Serve: serveBare, Dial: dialBare,
 	},
-	{
-		Name: "dualrepl", About: "rpc.Client: control channel; bulk: data channel",
+	dualControl("dualrepl", "rpc.Client: control channel; bulk: data channel", rpc.ClientOptions{}),
+	dualControl("dualrepl mux", "the same over one connection", rpc.ClientOptions{Mux: true}),
+}
+
+func dualControl(name, about string, opts rpc.ClientOptions) Control {
+	return Control{
+		Name: name, About: about,
 		Serve: func(ctx context.Context, ends Ends, ready func(string)) error {
-			return dualTCP.Serve(ctx, ends, func(a net.Addr) { ready(a.String()) })
+			return dual{}.overTCP().Serve(ctx, ends, func(a net.Addr) { ready(a.String()) })
 		},
 		Dial: func(address string) (Caller, error) {
-			c, err := newDualClient(tcp.NewConnecter(address))
+			c, err := newDualClient(tcp.NewConnecter(address), opts)
 			return dualCaller{c}, err
 		},
-	},
+	}
 }
 
 type dualCaller struct{ dualClient }

@@ -14,29 +14,45 @@ import (
 	dualtls "github.com/dualrepl/dualrepl/transport/tls"
 )
 
-var dualTCP = Contender{
-	Name:  "dualrepl",
-	About: "rpc.Client and rpc.Server with their defaults over TCP: a data connection a stream",
-	Serve: func(ctx context.Context, ends Ends, ready func(net.Addr)) error {
-		clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.1": clientName})
-		if err != nil {
-			return err
-		}
-		l, err := tcp.Listen(ctx, loopback, clients)
-		if err != nil {
-			return err
-		}
-		return serveDual(ctx, l, ends, ready)
-	},
-	Dial: func(_ context.Context, address string) (Client, error) {
-		return newDualClient(tcp.NewConnecter(address))
-	},
+// dual is dualrepl in one of its ways.
+type dual struct {
+	name, about string
+	opts        rpc.ClientOptions
 }
 
-func dualTLS(certificates string) Contender {
+// duals are those that tables show, the defaults first.
+var duals = []dual{
+	{"", "rpc.Client and rpc.Server with their defaults: checksums over TCP, data connections used again", rpc.ClientOptions{}},
+	{" base", "the base protocol, without extensions: no checksum, a connection a stream", rpc.ClientOptions{BaseProtocol: true}},
+	{" mux", "one connection for all (yamux inside)", rpc.ClientOptions{Mux: true}},
+	{" zstd", "compressed at level 1; generated content would be next to nothing: give a --source", rpc.ClientOptions{Level: 1}},
+}
+
+func (d dual) overTCP() Contender {
 	return Contender{
-		Name:  "dualrepl tls",
-		About: "as dualrepl, over TLS 1.3 (both sides authenticated)",
+		Name:  "dualrepl" + d.name,
+		About: d.about,
+		Serve: func(ctx context.Context, ends Ends, ready func(net.Addr)) error {
+			clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.1": clientName})
+			if err != nil {
+				return err
+			}
+			l, err := tcp.Listen(ctx, loopback, clients)
+			if err != nil {
+				return err
+			}
+			return serveDual(ctx, l, ends, ready)
+		},
+		Dial: func(_ context.Context, address string) (Client, error) {
+			return newDualClient(tcp.NewConnecter(address), d.opts)
+		},
+	}
+}
+
+func (d dual) overTLS(certificates string) Contender {
+	return Contender{
+		Name:  "dualrepl tls" + d.name,
+		About: "as dualrepl" + d.name + ", over TLS 1.3 (both sides authenticated)",
 		Serve: func(ctx context.Context, ends Ends, ready func(net.Addr)) error {
 			l, err := dualtls.Listen(ctx, loopback, tlsFiles(certificates, serverName), []string{clientName})
 			if err != nil {
@@ -49,9 +65,18 @@ func dualTLS(certificates string) Contender {
 			if err != nil {
 				return nil, err
 			}
-			return newDualClient(c)
+			return newDualClient(c, d.opts)
 		},
 	}
+}
+
+// allDuals are duals over TCP and then over TLS.
+func allDuals(certificates string) (plain, encrypted []Contender) {
+	for _, d := range duals {
+		plain = append(plain, d.overTCP())
+		encrypted = append(encrypted, d.overTLS(certificates))
+	}
+	return plain, encrypted
 }
 
 func serveDual(ctx context.Context, l transport.Listener, ends Ends, ready func(net.Addr)) error {
@@ -84,8 +109,8 @@ func (e dualEndpoint) Receive(_ context.Context, _ *pdu.ReceiveReq, stream io.Re
 
 type dualClient struct{ *rpc.Client }
 
-func newDualClient(c transport.Connecter) (dualClient, error) {
-	client, err := rpc.NewClient(c, rpc.ClientOptions{})
+func newDualClient(c transport.Connecter, opts rpc.ClientOptions) (dualClient, error) {
+	client, err := rpc.NewClient(c, opts)
 	return dualClient{client}, err
 }
 

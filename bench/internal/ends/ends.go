@@ -6,20 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/dualrepl/dualrepl/endpoint/synth"
 )
 
-// A Kind is written "generated", "pipe", "checked" or "file:PATH".
+// A Kind is written "generated", "random", "text", "pipe", "checked" or "file:PATH".
 type Kind string
 
 // The kinds without a path.
 const (
 	Generated Kind = "generated" // memory: costs almost nothing, and goes nowhere
+	Random    Kind = "random"    // memory that no compression makes smaller
+	Text      Kind = "text"      // memory that compression makes three times smaller
 	Pipe      Kind = "pipe"      // another process, as `zfs send` and `zfs receive` would be
 	Checked   Kind = "checked"   // content that differs everywhere; its sink compares each byte
 )
@@ -28,10 +33,10 @@ const filePrefix = "file:"
 
 // Check says whether k is a kind.
 func (k Kind) Check() error {
-	if k == Generated || k == Pipe || k == Checked || strings.HasPrefix(string(k), filePrefix) {
+	if slices.Contains([]Kind{Generated, Random, Text, Pipe, Checked}, k) || strings.HasPrefix(string(k), filePrefix) {
 		return nil
 	}
-	return fmt.Errorf("%q is not generated, pipe, checked or file:PATH", k)
+	return fmt.Errorf("%q is not generated, random, text, pipe, checked or file:PATH", k)
 }
 
 // Source opens a source of size bytes. A file is read from its start again where it
@@ -40,6 +45,10 @@ func (k Kind) Source(size int64) (io.ReadCloser, error) {
 	switch k {
 	case Generated:
 		return io.NopCloser(io.LimitReader(generator{}, size)), nil
+	case Random:
+		return io.NopCloser(io.LimitReader(&cycle{content: random()}, size)), nil
+	case Text:
+		return io.NopCloser(io.LimitReader(&cycle{content: text()}, size)), nil
 	case Pipe:
 		return startSource(size)
 	case Checked:
@@ -59,7 +68,7 @@ func (k Kind) Source(size int64) (io.ReadCloser, error) {
 // Sink opens a sink.
 func (k Kind) Sink() (io.WriteCloser, error) {
 	switch k {
-	case Generated:
+	case Generated, Random, Text:
 		return discard{}, nil
 	case Pipe:
 		return startSink()
@@ -85,6 +94,39 @@ func (generator) Read(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// cycle reads the same content again and again.
+type cycle struct {
+	content []byte
+	offset  int
+}
+
+// Read implements io.Reader.
+func (c *cycle) Read(p []byte) (int, error) {
+	n := copy(p, c.content[c.offset:])
+	c.offset = (c.offset + n) % len(c.content)
+	return n, nil
+}
+
+// contentSize is what cycles have, in bytes: far more than a compression looks back.
+const contentSize = 16 << 20
+
+var random = sync.OnceValue(func() []byte {
+	content := make([]byte, contentSize)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(content) // never fails
+	return content
+})
+
+// text is made of words that are as frequent as words are: the nth has a share of 1/n.
+var text = sync.OnceValue(func() []byte {
+	r := rand.New(rand.NewPCG(0, 0))
+	words := rand.NewZipf(r, 1.1, 1, 20_000)
+	content := make([]byte, 0, contentSize+16)
+	for len(content) < contentSize {
+		content = fmt.Appendf(content, "%x ", words.Uint64()*0x9E3779B97F4A7C15>>36)
+	}
+	return content[:contentSize]
+})
 
 // discard is io.Discard without a ReadFrom, which would choose the buffer's size.
 type discard struct{}
