@@ -3,9 +3,11 @@ package dataconn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,7 +30,8 @@ type Dialer func(ctx context.Context) (transport.Wire, Features, error)
 // A Client makes requests: each on a connection of its own, or with Features.Reuse on one
 // that no other request needs at that time. Its methods may be called concurrently. They
 // return the Dialer's error, a RemoteError for what the peer's handler said, a ConnError
-// if the connection broke, ErrProtocol, a StreamError, or the context's cause.
+// if the connection broke, ErrProtocol, a StreamError, or the context's cause: only its
+// text, with context.Canceled, if that is the RemoteError or ErrNotSent of another request.
 //
 // A request that the peer had not begun when its connection ended is sent anew, on a
 // fresh connection, with what was read of its stream; it fails if that is more than
@@ -144,7 +147,10 @@ func (cl *Client) do(ctx context.Context, endpoint string, req, res proto.Messag
 		if err = a.run(r, res); err == nil {
 			return a, nil
 		}
-		if tries == maxTries || !a.mayRepeat(r) {
+		if tries == maxTries {
+			return nil, err
+		}
+		if err = a.awaitRepeat(r, err); err != nil {
 			return nil, err
 		}
 		c = nil
@@ -214,13 +220,19 @@ func newRequest(endpoint string, req proto.Message, stream io.Reader) (*request,
 	return r, nil
 }
 
+// isLost reports whether the request cannot be sent again. Its stream may be in use.
+func (r *request) isLost() bool { return r.stream != nil && r.stream.lost.Load() }
+
+// rewind reports whether the request can be sent again, from its stream's beginning on.
+func (r *request) rewind() bool { return r.stream == nil || r.stream.rewind() }
+
 // A replay reads a stream, and again from its beginning as long as that is short.
 type replay struct {
 	src  io.Reader
-	head []byte // what has been read
-	at   int    // how much of head has been read since the beginning
-	err  error  // what ended the stream behind head
-	lost bool   // head does not have all that has been read
+	head []byte      // what has been read
+	at   int         // how much of head has been read since the beginning
+	err  error       // what ended the stream behind head
+	lost atomic.Bool // head does not have all that has been read
 }
 
 // Read implements io.Reader.
@@ -238,7 +250,11 @@ func (r *replay) Read(p []byte) (int, error) {
 }
 
 func (r *replay) remember(p []byte, err error) {
-	if r.lost = r.lost || len(r.head)+len(p) > replayLimit; r.lost {
+	if r.lost.Load() {
+		return
+	}
+	if len(r.head)+len(p) > replayLimit {
+		r.lost.Store(true)
 		r.head, r.at = nil, 0
 		return
 	}
@@ -249,7 +265,7 @@ func (r *replay) remember(p []byte, err error) {
 // rewind reports whether the stream can be read again, which it is next.
 func (r *replay) rewind() bool {
 	r.at = 0
-	return !r.lost
+	return !r.lost.Load()
 }
 
 // An attempt is a request on one connection.
@@ -265,7 +281,7 @@ type attempt struct {
 }
 
 func (cl *Client) attempt(caller context.Context, c *conn) *attempt {
-	letGo := context.AfterFunc(caller, func() { c.cancel(context.Cause(caller)) })
+	letGo := context.AfterFunc(caller, func() { c.cancel(causeOf(caller)) })
 	return &attempt{cl: cl, c: c, caller: caller, letGo: letGo, readErr: make(chan error, 1), sent: make(chan struct{})}
 }
 
@@ -274,7 +290,7 @@ func (a *attempt) run(r *request, res proto.Message) error {
 	a.c.open.Store(true)
 	a.unsent = a.send(r) != nil
 	answer := a.c.readResponse(res)
-	a.unsent = !isAnswer(answer) && (a.unsent || errors.Is(answer, errUnbegun))
+	a.unsent = !isAnswer(answer) && (a.unsent || a.stopped() == nil && errors.Is(answer, errUnbegun))
 	err := a.settle(answer)
 	switch {
 	case err == nil:
@@ -349,9 +365,19 @@ func (a *attempt) finish() error {
 // stopped is why the caller or the client wants no answer any more, or nil.
 func (a *attempt) stopped() error {
 	if a.caller.Err() != nil {
-		return context.Cause(a.caller)
+		return causeOf(a.caller)
 	}
 	return context.Cause(a.cl.ctx)
+}
+
+// causeOf is why ctx has ended. Of another request's error, which an errgroup makes the
+// cause, only the text remains: what became of that one is not what became of this one.
+func causeOf(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, ErrNotSent) || errors.As(cause, new(*RemoteError)) {
+		return fmt.Errorf("%w: %v", ctx.Err(), cause)
+	}
+	return cause
 }
 
 // done ends a request whose both directions came to their ends: others may use the
@@ -376,19 +402,30 @@ func (a *attempt) abandon(err error) {
 	a.letGo()
 }
 
-// mayRepeat reports whether a failed request may be sent anew, its stream included.
-func (a *attempt) mayRepeat(r *request) bool {
-	return a.unsent && a.c.features.Reuse && a.stopped() == nil &&
-		(r.stream == nil || a.isSent() && r.stream.rewind())
+// awaitRepeat waits until a request that failed with err can be sent anew, its stream
+// included. It returns an error if it cannot.
+func (a *attempt) awaitRepeat(r *request, err error) error {
+	if !a.unsent || !a.c.features.Reuse || r.isLost() {
+		return err
+	}
+	if cause := a.awaitRead(); cause != nil {
+		return notSentError{cause}
+	}
+	if !r.rewind() {
+		return err
+	}
+	return nil
 }
 
-func (a *attempt) isSent() bool {
+// awaitRead waits for the end of the Read of the stream that may still run: the next
+// attempt needs what it reads. An error is why nobody wants one any more.
+func (a *attempt) awaitRead() error {
 	select {
 	case <-a.sent:
-		return true
-	default:
-		return false
+	case <-a.caller.Done():
+	case <-a.cl.ctx.Done():
 	}
+	return a.stopped()
 }
 
 func (a *attempt) wait(d time.Duration) bool {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -100,10 +101,30 @@ func sample(b *buffer, data []byte) []byte {
 // would only take memory.
 var compressing = make(chan struct{}, runtime.GOMAXPROCS(0))
 
-// compress appends data to dst, as one zstd frame that says how large its content is. If it
-// fails, which it has no reason for, it returns data.
+// beginCompressing reports whether the processors have time for another encoder. It does
+// not wait for long, since the connection's heartbeats wait meanwhile.
+func beginCompressing() bool {
+	select {
+	case compressing <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
+	select {
+	case compressing <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// compress appends data to dst, as one zstd frame that says how large its content is. It
+// returns data if there is no time for it, or if it fails, which it has no reason for.
 func compress(level zstd.EncoderLevel, data, dst []byte) []byte {
-	compressing <- struct{}{}
+	if !beginCompressing() {
+		return data
+	}
 	defer func() { <-compressing }()
 	pool := &encoders[level]
 	e := pool.get(level)

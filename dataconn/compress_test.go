@@ -66,6 +66,7 @@ func badPacked() map[string][]byte {
 		"content over 512 KiB":   packed(make([]byte, maxContent+1)),
 		"a gigabyte of nothing":  {0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 0x40, 3, 0, 0},
 		"payload over 512 KiB":   packed(random(maxContent + 1)),
+		"window over 512 KiB":    {0x28, 0xb5, 0x2f, 0xfd, 0x80, 10 << 3, 1, 0, 0, 0, 9, 0, 0, 'x'},
 		"dictionary not known":   {0x28, 0xb5, 0x2f, 0xfd, 0x21, 9, 1, 9, 0, 0, 'x'},
 		"blocks beyond the size": {0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 0xfb, 0xff, 0x3f, 'x'}, // repeats a byte
 	}
@@ -260,6 +261,23 @@ func TestPackerBacksOff(t *testing.T) {
 	buffers.Put(b)
 	if got := skipped(); got != minSkip {
 		t.Errorf("%d bytes were skipped after data that shrank", got)
+	}
+}
+
+// While all encoders are at work for others, data goes out as it is: heartbeats wait for
+// the frame, too.
+func TestPackerDoesNotWaitForever(t *testing.T) {
+	for range cap(compressing) {
+		compressing <- struct{}{}
+	}
+	defer func() {
+		for range cap(compressing) {
+			<-compressing
+		}
+	}()
+	p := newPacker(Features{Zstd: true, Level: 3})
+	if b, size := p.pack(digits(frameSize)); b != nil {
+		t.Errorf("compressed to %d bytes", size)
 	}
 }
 

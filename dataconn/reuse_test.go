@@ -17,6 +17,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/transport"
 )
@@ -378,6 +382,10 @@ func TestNotBegun(t *testing.T) {
 			_, err := cl.Receive(ctx, recvReq, iotest.HalfReader(bytes.NewReader(data)))
 			return err
 		},
+		"recv, from a slow source": func(ctx context.Context, cl *Client) error {
+			_, err := cl.Receive(ctx, recvReq, &slowReader{bytes.NewReader(data), 0, time.Minute})
+			return err
+		},
 	} {
 		t.Run(name+"/unbegun", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -505,6 +513,88 @@ func TestOutcome(t *testing.T) {
 			t.Errorf("cancelled: error %v", err)
 		}
 	})
+}
+
+// A Receive that waits for its slow source, to be sent anew, ends with its context; one
+// that cannot be sent anew does not wait.
+func TestNotBegunFromSlowSource(t *testing.T) {
+	for name, tt := range map[string]struct {
+		read int // of the stream, before its source pauses
+		want error
+	}{
+		"nothing read":  {0, context.DeadlineExceeded},
+		"too much read": {replayLimit + 1, io.ErrUnexpectedEOF},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := reusing(nil)
+				defer p.close()
+				p.serve = refuseLater
+				r, w := io.Pipe()
+				defer w.Close()
+				go func() { _, _ = w.Write(pattern(tt.read)) }()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				begin := time.Now()
+				_, err := p.Receive(ctx, recvReq, r)
+				if !errors.Is(err, tt.want) || !errors.Is(err, ErrNotSent) || p.dials() != 1 {
+					t.Errorf("error %v after %d connections", err, p.dials())
+				}
+				if d := time.Since(begin); d > time.Minute || tt.read > 0 && d > 3*time.Second {
+					t.Errorf("after %v", d)
+				}
+			})
+		})
+	}
+}
+
+// The error of another request, as the cause that this one's context ended with, does not
+// say what became of this one.
+func TestCauseOfAnotherRequest(t *testing.T) {
+	for _, cause := range []error{&RemoteError{Text: "died"}, notSentError{errUnbegun}} {
+		for name, call := range map[string]func(context.Context, *Client) (string, error){
+			"ping": callPing, "recv": callReceive(strings.NewReader("abc")),
+			"recv, sending": callReceive(readerFunc(func(p []byte) (int, error) { time.Sleep(tick / 1000); return len(p), nil })),
+		} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := reusing(waiting(make(chan struct{}), true))
+					defer p.close()
+					ctx, cancel := context.WithCancelCause(t.Context())
+					time.AfterFunc(time.Millisecond, func() { cancel(cause) })
+					_, err := call(ctx, p.Client)
+					if !errors.Is(err, context.Canceled) || errors.Is(err, ErrNotSent) || errors.As(err, new(*RemoteError)) || !strings.Contains(err.Error(), cause.Error()) {
+						t.Errorf("error %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A request of an endpoint that a server does not know is answered, whatever follows it.
+func TestUnknownEndpointWithStream(t *testing.T) {
+	for _, reuse := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			server, peer := memPair()
+			statusOf := func(err error) *spb.Status {
+				synctest.Wait() // for whoever might read the stream
+				return status.Convert(err).Proto()
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				ServeConn(t.Context(), server, nil, ServeOptions{Features: Features{Reuse: reuse, Status: true}, StatusOf: statusOf})
+			}()
+			if _, err := peer.Write(join(appendMessage(nil, typeRequestHeader, "/v2/recv"), endFrame, unhex(t, stream))); err != nil {
+				t.Error(err)
+			}
+			want := headerError + string(encodeStatus(status.New(codes.Unknown, errNoEndpoint.Error()).Proto()))
+			expect(t, peer, appendMessage(nil, typeResponseHeader, want))
+			peer.Close()
+			<-done
+		})
+	}
 }
 
 // A server that stops lets a request finish that runs, and ends the connection then.

@@ -126,22 +126,25 @@ func (c *conn) readRequest() (endpoint string, request []byte, err error) {
 // handle calls the handler's method and encodes its response. The stream is nil for
 // an endpoint that does not send, and when there is an error.
 func (c *conn) handle(ctx context.Context, h Handler, endpoint string, request []byte) (body []byte, stream io.ReadCloser, err error) {
-	if endpoint == endpointRecv {
-		body, err = c.handleReceive(ctx, h, request)
-		return body, nil, err
-	}
-	c.rest()
 	switch endpoint {
 	case endpointPing:
-		c.again = c.features.Reuse
+		c.requestEnds()
 		body, err = unary(ctx, request, h.Ping)
 	case endpointSend:
-		c.again = c.features.Reuse
+		c.requestEnds()
 		body, stream, err = c.handleSend(ctx, h, request)
-	default: // a stream may follow
+	case endpointRecv:
+		body, err = c.handleReceive(ctx, h, request)
+	default: // a stream may follow, which watch must not see before the answer has gone out
 		err = errNoEndpoint
 	}
 	return body, stream, err
+}
+
+// requestEnds is for a request that no stream follows.
+func (c *conn) requestEnds() {
+	c.again = c.features.Reuse
+	c.rest()
 }
 
 func (c *conn) handleReceive(ctx context.Context, h Handler, request []byte) ([]byte, error) {

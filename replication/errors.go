@@ -116,8 +116,8 @@ func isAny(err error, targets []error) bool {
 }
 
 // isTransient reports whether the same may succeed later. It is asked only while our
-// own context lives. An error that crossed the data channel is a text without a code:
-// it may be a filesystem that is busy, so it counts as one that passes.
+// own context lives. An error that crossed the data channel without a code may be a
+// filesystem that is busy, so it counts as one that passes.
 func isTransient(err error) bool {
 	if isAny(err, permanentErrors) || isMisconfigured(err) {
 		return false
@@ -155,7 +155,7 @@ func isConnectionError(err error) bool {
 
 func isRemoteText(err error) bool {
 	var remote *dataconn.RemoteError
-	return errors.As(err, &remote)
+	return errors.As(err, &remote) && status.Code(remote) == codes.Unknown
 }
 
 // sendError is the sender's refusal to begin a step.

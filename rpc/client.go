@@ -105,6 +105,7 @@ func (o ClientOptions) validate() error {
 
 func openClient(l links, opts ClientOptions) (*Client, error) {
 	c := &Client{opts: opts, logger: opts.Logger, links: l}
+	c.connecting.peer.Store(newPeerKind(false))
 	if c.opts.CallTimeout == 0 {
 		c.opts.CallTimeout = DefaultCallTimeout
 	}
@@ -229,7 +230,7 @@ func (c *Client) SendDry(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, e
 func (c *Client) request(ctx context.Context, method string, run func(context.Context) error) error {
 	c.counters.dataRequests.Add(1)
 	return intercept(ctx, c.opts.Interceptors, c.call(transportmux.LabelData, method), func(ctx context.Context) error {
-		return newDataError(method, run(ctx))
+		return newDataError(ctx, method, run(ctx))
 	})
 }
 
@@ -243,7 +244,7 @@ func (c *Client) Send(ctx context.Context, req *pdu.SendReq) (res *pdu.SendRes, 
 	if err != nil {
 		return nil, nil, closeUnwanted(stream, err)
 	}
-	return res, &countedStream{stream, &c.counters}, nil
+	return res, &countedStream{stream, ctx, &c.counters}, nil
 }
 
 // closeUnwanted closes a stream that an interceptor has not let through.

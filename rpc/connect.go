@@ -55,8 +55,34 @@ type links struct {
 type connecting struct {
 	// failure is what the control channel's last attempt failed of; nil once one succeeded.
 	failure atomic.Pointer[error]
-	// plain: the peer cannot mux, as it last said.
-	plain atomic.Bool
+	// peer is what the peer last said.
+	peer atomic.Pointer[peerKind]
+}
+
+// peerKind is what a peer can do.
+type peerKind struct {
+	plain   bool            // it cannot mux
+	current context.Context // ends with replace
+	replace context.CancelFunc
+}
+
+func newPeerKind(plain bool) *peerKind {
+	current, replace := context.WithCancel(context.Background())
+	return &peerKind{plain, current, replace}
+}
+
+// setPlain takes note of what the peer has said.
+func (c *connecting) setPlain(plain bool) {
+	if c.peer.Load().plain != plain {
+		c.peer.Swap(newPeerKind(plain)).replace()
+	}
+}
+
+// whileSame returns a context that ends when the peer says that it is of another kind.
+func (k *peerKind) whileSame(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	unwatch := context.AfterFunc(k.current, cancel)
+	return ctx, func() { unwatch(); cancel() }
 }
 
 // last returns what connecting the control channel failed of, or nil.
@@ -100,7 +126,7 @@ func (c *Client) dialOnce(ctx context.Context, label string) (*transportmux.Conn
 
 // dialAny uses the link, unless the peer has none; then it gets the base protocol's connections.
 func (c *Client) dialAny(ctx context.Context, label string) (*transportmux.Conn, error) {
-	if c.link != nil && !c.connecting.plain.Load() {
+	if c.watchesLink() {
 		conn, err := c.link.Dial(ctx, label)
 		if c.direct == nil || !errors.Is(err, transportmux.ErrNoMux) {
 			return conn, err
@@ -109,7 +135,7 @@ func (c *Client) dialAny(ctx context.Context, label string) (*transportmux.Conn,
 	conn, err := c.direct.Dial(ctx, label)
 	if err == nil && c.link != nil {
 		_, mux := conn.On(ext.ExtensionMux)
-		c.connecting.plain.Store(!mux)
+		c.connecting.setPlain(!mux)
 	}
 	return conn, err
 }
@@ -186,11 +212,17 @@ func (c *Client) whileReady(ctx context.Context) (_ context.Context, stop func()
 	watching, stop := context.WithCancel(ctx)
 	go func() {
 		if _, err := c.link.WaitForStateChange(watching, Ready); err == nil {
-			cancel(c.disconnected())
+			cancel(peerGone{c.disconnected()})
 		}
 	}()
 	return ctx, stop
 }
+
+// peerGone is why a call's context ends with its peer: that of another call, whose error a
+// caller's context may end with, is none of this one's.
+type peerGone struct{ error }
+
+func (e peerGone) Unwrap() error { return e.error }
 
 // State is the connection's, at this moment.
 func (c *Client) State() State {
@@ -200,8 +232,8 @@ func (c *Client) State() State {
 	return stateOf(c.conn.GetState())
 }
 
-// watchesLink reports whether it is the link's state that tells.
-func (c *Client) watchesLink() bool { return c.link != nil && !c.connecting.plain.Load() }
+// watchesLink reports whether there is a link that is of use: its state tells.
+func (c *Client) watchesLink() bool { return c.link != nil && !c.connecting.peer.Load().plain }
 
 func stateOf(s connectivity.State) State {
 	switch s {
@@ -227,6 +259,19 @@ func (c *Client) LastError() error {
 // WaitForStateChange waits until the state is another than from, and returns it, or the
 // cause of ctx's end.
 func (c *Client) WaitForStateChange(ctx context.Context, from State) (State, error) {
+	for {
+		kind := c.connecting.peer.Load()
+		same, stop := kind.whileSame(ctx)
+		state, err := c.waitWhileSame(same, from)
+		stop()
+		if err == nil || kind == c.connecting.peer.Load() {
+			return state, err
+		}
+	}
+}
+
+// waitWhileSame is WaitForStateChange as long as the peer is of the same kind.
+func (c *Client) waitWhileSame(ctx context.Context, from State) (State, error) {
 	if c.watchesLink() {
 		return c.link.WaitForStateChange(ctx, from)
 	}

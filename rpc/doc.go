@@ -3,19 +3,31 @@
 // that a [Server] serves on the passive side.
 //
 // Planning and coordination are gRPC calls on the control channel; Send and
-// Receive are requests on the data channel, a connection each. Both channels are
-// labelled connections (package transportmux) over any transport, and both give
-// the handler's context the client identity (transport.ClientIdentityFromContext).
+// Receive are requests on the data channel. Both channels are labelled connections
+// (package transportmux) over any transport, which carry one data request after another,
+// or with ClientOptions.Mux streams of one connection. Both give the handler's context
+// the client identity (transport.ClientIdentityFromContext) and the route
+// (RouteFromContext).
+//
+// What goes beyond the base protocol is negotiated as each connection is made: a peer that
+// offers nothing gets the base protocol, and so does every peer of a side with
+// BaseProtocol.
 //
 // # Errors
 //
-// An error of a control call keeps its gRPC code (status.Code), and the
-// sentinels of package endpoint satisfy errors.Is on both sides. What broke a
-// connection, a failed attempt to connect among it, is codes.Unavailable with
-// the transport's error in the chain; a call that took longer than
-// ClientOptions.CallTimeout is codes.DeadlineExceeded. On the data channel only
-// an error's text crosses: a dataconn.RemoteError is what the peer's endpoint
-// answered, anything else is the connection's.
+// An error that the peer's endpoint returned keeps its gRPC code (status.Code), on both
+// channels, and the sentinels of package endpoint satisfy errors.Is on both sides.
+// [OutcomeOf] tells whether a call that failed was not sent, may have run, or was answered.
+//
+//   - There was no connection, and none came about: [ErrDisconnected], codes.Unavailable,
+//     with the transport's error in the chain if an attempt was made.
+//   - The connection broke: codes.Unavailable on the control channel, a dataconn.ConnError
+//     on the data channel.
+//   - A call took longer than ClientOptions.CallTimeout, or its context ended: the context's
+//     cause is in the chain.
+//
+// Base peers send no more than the text of an error on the data channel: a
+// dataconn.RemoteError, as everything is that a peer answers there.
 //
 // # Long lists
 //
@@ -34,11 +46,18 @@
 // of both channels, custom services' (RegisterService) included. What a route or a limit
 // refuses is answered at once, before an interceptor or the handler sees it.
 //
+// # Peers
+//
+// Over one connection (Mux) both sides call each other, whoever dialled: the side that
+// dials answers with Server.ServeOver, and the side that listens calls it with
+// Server.Peer, by its identity. Without a connection a Peer's calls fail at once, unless
+// their context is of [WaitForReady]. Client.State tells, and WaitForStateChange watches.
+//
 // # What the server keeps from its handler
 //
 // A request that no endpoint could serve (no To, an unknown version type, a GUID
 // of 0, a name that is no name, no protection) is refused as endpoint.ErrInvalid
-// before the handler sees it. A handler's panic is answered as codes.Internal (on
-// the data channel: as an error text) and logged with its stack; the process
+// before the handler sees it. A handler's panic is answered as codes.Internal
+// (to base peers on the data channel: as an error text) and logged with its stack; the process
 // lives. What the handler does not implement is endpoint.ErrUnimplemented.
 package rpc

@@ -107,17 +107,22 @@ func sentinelOf(st *status.Status) error {
 	return nil
 }
 
-// exhaustedOf tells what was exhausted.
+// exhaustedOf tells what was exhausted; nil: something of a custom service's.
 func exhaustedOf(st *status.Status) error {
 	if len(st.Details()) == 0 {
 		return ErrTooLarge
 	}
 	for _, d := range st.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain && info.GetReason() == overLimit.Reason {
-			return ErrLimit
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain {
+			switch info.GetReason() {
+			case overLimit.Reason:
+				return ErrLimit
+			case noSpace.Reason:
+				return endpoint.ErrNoSpace
+			}
 		}
 	}
-	return endpoint.ErrNoSpace
+	return nil
 }
 
 // recoverPanic, deferred, turns a panic into errPanic and logs it.

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc/stats"
-
-	"github.com/dualrepl/dualrepl/dataconn"
 )
 
 // Outcome is what is known about the handler of a call that returned. It decides whether
@@ -40,20 +38,12 @@ func (o Outcome) String() string {
 // OutcomeOf tells what became of a call of a Client, on either channel, by the error that
 // it returned: Answered for none. An error of something else counts as MayHaveRun.
 func OutcomeOf(err error) Outcome {
-	var call *callError
-	var stream *dataconn.StreamError
-	var remote *dataconn.RemoteError
-	switch {
-	case err == nil:
+	if err == nil {
 		return Answered
-	case errors.Is(err, dataconn.ErrNotSent):
-		return NotSent
-	case errors.As(err, &stream): // what is in its chain may be another call's
-		return MayHaveRun
-	case errors.As(err, &call):
-		return call.outcome
-	case errors.As(err, &remote):
-		return Answered
+	}
+	var call interface{ became() Outcome } // the outermost: what is in its chain may be another call's
+	if errors.As(err, &call) {
+		return call.became()
 	}
 	return MayHaveRun
 }

@@ -220,3 +220,56 @@ func TestRemoteErrorsAreNotOurs(t *testing.T) {
 		}
 	}
 }
+
+// What became of another call does not tell of this one, although its error is why this
+// one ended: by the caller's context, or by the stream that was to be sent.
+func TestOutcomeIsTheCallsOwn(t *testing.T) {
+	others := map[string]error{"answered": nil, "not sent": nil}
+	refused := connect(t, localPair, &fake{hook: func(context.Context, string, proto.Message) error { return endpoint.ErrBusy }})
+	nobody := newClient(t, connecterFunc(func(context.Context) (transport.Wire, error) { return nil, syscall.ECONNREFUSED }), ClientOptions{})
+	_, _, others["answered"] = refused.Send(t.Context(), sendReq())
+	_, _, others["not sent"] = nobody.Send(t.Context(), sendReq())
+	for name, other := range others {
+		if got := OutcomeOf(other).String(); got != name {
+			t.Fatalf("%v is %v", other, got)
+		}
+		for way, opts := range ways {
+			t.Run(way+"/"+name, func(t *testing.T) {
+				begun := make(chan struct{})
+				l, c := tcpPair(t)
+				serve(t, l, &fake{hook: func(ctx context.Context, method string, _ proto.Message) error {
+					if method != "Receive" { // which learns it from its stream
+						begun <- struct{}{}
+						<-ctx.Done()
+					}
+					return nil
+				}}, ServerOptions{})
+				client := newClient(t, c, opts)
+				for _, r := range requests() {
+					ctx, cancel := context.WithCancelCause(t.Context())
+					stream := io.Reader(synth.NewStream(synth.Spec{Seed: version().Guid, Size: megabyte, FailAt: 7, Fail: other}))
+					if r.method != "Receive" {
+						go func() { <-begun; cancel(other) }()
+					}
+					_, err := r.do(ctx, client, stream)
+					if got := OutcomeOf(err); err == nil || got != MayHaveRun || !r.onData() && status.Code(err) != codes.Canceled {
+						t.Errorf("%s: %v is %v", r.method, err, got)
+					}
+					cancel(nil)
+				}
+			})
+		}
+	}
+}
+
+// An answer that came is the call's error, also if its context has ended since.
+func TestAnswerBeforeEndOfContext(t *testing.T) {
+	client, rec := new(Client), new(record)
+	rec.answered.Store(true)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := client.newCallError(ended, "SendDry", status.Error(codes.NotFound, "gone"), rec)
+	if !errors.Is(err, endpoint.ErrNotFound) || errors.Is(err, context.Canceled) || OutcomeOf(err) != Answered {
+		t.Errorf("error is %v (%v)", err, OutcomeOf(err))
+	}
+}

@@ -18,10 +18,9 @@ import (
 // calls are ErrDisconnected, or wait (WaitForReady). A second connection of the same
 // identity and route takes the place of the first, which is closed.
 //
-// Of opts, Route, Mux, MaxIdle of 0, PeerIdentity and BaseProtocol mean nothing here:
-// what the connection's own banners say holds. A Level of 0 is the one that the client's
-// says. The caller closes the Client, which leaves
-// the connection as it is.
+// Of opts, Route, Mux, Checksum, PeerIdentity and BaseProtocol mean nothing here: what
+// the connection's own banners say holds. A Level of 0 is the one that the client's says.
+// The caller closes the Client, which leaves the connection as it is.
 func (s *Server) Peer(route, identity string, opts ClientOptions) (*Client, error) {
 	if err := transport.ValidateClientIdentity(identity); err != nil {
 		return nil, fmt.Errorf("%w: %w", endpoint.ErrInvalid, err)
@@ -119,7 +118,7 @@ func (s sessions) finishAll() {
 // It returns when the connection has ended, or when the server stops and no data request
 // runs any more: shutdown ends the connection then, after the last control call.
 func (c *channels) serveMux(conn *transportmux.Conn) {
-	origin, leave := c.server.enter(conn)
+	origin, leave := c.enter(conn)
 	if origin == nil {
 		return
 	}
@@ -136,7 +135,7 @@ func (c *channels) serveMux(conn *transportmux.Conn) {
 	case <-session.Done():
 		c.sessions.finish(session)
 	case <-c.accepting.Done():
-		data.wait(c.requests)
+		data.wait()
 	}
 }
 
@@ -198,24 +197,23 @@ func (t *tracker) end() {
 	}
 }
 
-// wait waits until nothing runs, or ctx ends.
-func (t *tracker) wait(ctx context.Context) {
+// wait waits until nothing runs.
+func (t *tracker) wait() {
 	t.mu.Lock()
 	idle := t.idle
 	t.mu.Unlock()
-	select {
-	case <-idle:
-	case <-ctx.Done():
-	}
+	<-idle
 }
 
 // ServeOver answers what c's peer calls over the mux connection that c opens: the way to
 // serve from where nobody can connect to. It keeps c connected, with pauses that grow to
 // half a minute, until ctx ends or c is closed. Handlers see ClientOptions.PeerIdentity
-// as the client identity, and the default route. The peer calls with Server.Peer.
+// as the client identity, and the default route, whatever the peer says. The peer calls
+// with Server.Peer.
 //
-// The end of ctx stops it as it stops Serve. It returns nil then; c stays the caller's,
-// who closes it. A c without ClientOptions.Mux is endpoint.ErrInvalid.
+// The end of ctx stops it as it stops Serve, and it returns nil; after the end of c it
+// returns net.ErrClosed. c stays the caller's, who closes it. A c without
+// ClientOptions.Mux is endpoint.ErrInvalid.
 func (s *Server) ServeOver(ctx context.Context, c *Client) error {
 	if c.link == nil || c.direct == nil {
 		return fmt.Errorf("%w: ServeOver needs a client of NewClient with Mux", endpoint.ErrInvalid)
@@ -230,7 +228,7 @@ func (s *Server) ServeOver(ctx context.Context, c *Client) error {
 		return err
 	}
 	defer channels.shutdown()
-	channels.level = c.opts.Level
+	channels.dialled, channels.level = true, c.opts.Level
 	data := newTracker()
 	c.link.Handle(channels.within(data))
 	var greeting sync.WaitGroup
@@ -239,7 +237,7 @@ func (s *Server) ServeOver(ctx context.Context, c *Client) error {
 	ended := ctx.Err() != nil
 	stop()
 	greeting.Wait()
-	data.wait(channels.requests)
+	data.wait()
 	if ended {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,8 @@ import (
 	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/transport"
 	"github.com/dualrepl/dualrepl/transport/local"
+	"github.com/dualrepl/dualrepl/transportmux"
+	ext "github.com/dualrepl/dualrepl/versionhandshake"
 )
 
 // hub is what a passive client knows the server by.
@@ -45,9 +48,14 @@ func dialIn(t *testing.T, c transport.Connecter, h endpoint.Endpoint, opts Serve
 
 func serveOver(t *testing.T, client *Client, h endpoint.Endpoint, opts ServerOptions) (stop func()) {
 	t.Helper()
+	return runOver(t, NewServer(h, opts), client)
+}
+
+func runOver(t *testing.T, s *Server, client *Client) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- NewServer(h, opts).ServeOver(ctx, client) }()
+	go func() { done <- s.ServeOver(ctx, client) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		check(t, <-done)
@@ -138,8 +146,6 @@ func TestPeerIsNotThere(t *testing.T) {
 			t.Errorf("the state is %v", state)
 		}
 		stop()
-		_, err := peer.ListFilesystems(t.Context(), &pdu.ListFilesystemReq{})
-		_ = err // the session lives until the client is closed; either is right
 	})
 }
 
@@ -199,35 +205,6 @@ func TestPeerComesBack(t *testing.T) {
 		}
 		if state, err := peer.WaitForStateChange(t.Context(), Disconnected); err != nil || state != Ready {
 			t.Errorf("the state is %v, %v", state, err)
-		}
-	}
-}
-
-// Of two connections of one identity, the newer one counts.
-func TestPeerFencing(t *testing.T) {
-	l, c := tcpPair(t)
-	peer := peerOf(t, awaitServer(t, l))
-	serveNamed := func(name string) {
-		h := &fake{versions: []*pdu.FilesystemVersion{{Name: name, Guid: 1}}}
-		client := newClient(t, c, ClientOptions{Mux: true, PeerIdentity: hub})
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- NewServer(h, ServerOptions{}).ServeOver(ctx, client) }()
-		t.Cleanup(func() { cancel(); <-done })
-		check(t, untilReady(t.Context(), client))
-	}
-	serveNamed("old")
-	_, err := peer.ListFilesystems(WaitForReady(t.Context()), &pdu.ListFilesystemReq{})
-	check(t, err)
-	serveNamed("new")
-	// Both reconnect for ever: which one is there may change, but each call has one answer.
-	for range 20 {
-		res, err := peer.ListFilesystemVersions(WaitForReady(t.Context()), &pdu.ListFilesystemVersionsReq{Filesystem: "a"})
-		if err == nil && len(res.Versions) != 1 {
-			t.Errorf("answered %v", res)
-		}
-		if err != nil && OutcomeOf(err) == Answered {
-			t.Error(err)
 		}
 	}
 }
@@ -332,7 +309,7 @@ func TestRouteWithoutRoutes(t *testing.T) {
 
 // Steps over TLS use one connection again and again, and no more than run at once.
 func TestStepsReuseConnections(t *testing.T) {
-	for _, tt := range []struct{ steps, atOnce int }{{200, 1}, {400, 16}} {
+	for _, tt := range []struct{ steps, atOnce int }{{2000, 1}, {10_000, 16}} {
 		l, c := tlsPair(t)
 		serve(t, l, &fake{size: 4 << 10}, ServerOptions{})
 		client := newClient(t, c, ClientOptions{})
@@ -421,4 +398,103 @@ type zeroReader struct{}
 func (zeroReader) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// A peer that was dialled names no route, whatever its banner says.
+func TestPeerNamesNoRoute(t *testing.T) {
+	l, c := localPair(t)
+	link := transportmux.NewLink(nil, transportmux.LinkOptions{})
+	serveMuxOnly(t, l, link, []string{ext.ExtensionMux, ext.Line(ext.ExtensionRoute, "secret")})
+	peer, err := openClient(links{link: link, release: link.Close}, ClientOptions{})
+	check(t, err)
+	t.Cleanup(func() { check(t, peer.Close()) })
+
+	rec := &recording{}
+	server := NewServer(whoAnswered(rec), ServerOptions{})
+	server.Handle("secret", Route{Endpoint: whoAnswered(rec)})
+	client := newClient(t, c, ClientOptions{Mux: true, PeerIdentity: hub, Route: "mine"})
+	runOver(t, server, client)
+	for _, r := range requests() {
+		_, err := r.do(WaitForReady(t.Context()), peer, newContent())
+		check(t, err)
+		if got, want := rec.take(), r.method+" from "+hub+"@"; !slices.Equal(got, []string{want}) {
+			t.Errorf("the handler saw %q, not %q", got, want)
+		}
+	}
+}
+
+// serveMuxOnly attaches the mux connections that come in at l to link, with a banner of
+// those lines.
+func serveMuxOnly(t *testing.T, l transport.Listener, link *transportmux.Link, lines []string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	handlers := map[string]transportmux.Handler{transportmux.LabelMux: func(_ context.Context, conn *transportmux.Conn) {
+		session, err := transportmux.NewSession(conn, false, nil, transportmux.SessionOptions{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		link.Attach(session)
+	}}
+	offer := func(transport.Wire) []string { return lines }
+	go func() { done <- transportmux.Serve(ctx, l, handlers, transportmux.ServeOptions{Offer: offer}) }()
+	t.Cleanup(func() {
+		cancel()
+		check(t, <-done)
+	})
+}
+
+// ServeOver returns after the last handler has, also if that one does not care for the
+// end of its context.
+func TestServeOverWaitsForHandlers(t *testing.T) {
+	virtualTime(t, func(t *testing.T) {
+		tr := local.New(alice)
+		peer := peerOf(t, awaitServer(t, tr.Listener()))
+		begun := make(chan struct{})
+		var running atomic.Bool
+		h := &fake{hook: func(context.Context, string, proto.Message) error {
+			running.Store(true)
+			close(begun)
+			time.Sleep(time.Hour)
+			running.Store(false)
+			return nil
+		}}
+		_, stop := dialIn(t, tr.Connecter(), h, ServerOptions{})
+		received := make(chan error)
+		go func() {
+			_, err := peer.Receive(WaitForReady(t.Context()), receiveReq(), strings.NewReader(""))
+			received <- err
+		}()
+		<-begun
+		stop()
+		if running.Load() {
+			t.Error("a handler still runs")
+		}
+		if err := <-received; err == nil {
+			t.Error("the receive succeeded")
+		}
+	})
+}
+
+// The state of a client whose peer cannot mux is that of the connection that it gets
+// instead, also for who watches already.
+func TestStateWithoutMux(t *testing.T) {
+	for name, p := range transports {
+		t.Run(name, func(t *testing.T) {
+			l, c := p(t)
+			serve(t, l, &fake{}, ServerOptions{BaseProtocol: true})
+			client := newClient(t, c, ClientOptions{Mux: true})
+			watched := make(chan error)
+			go func() { watched <- untilReady(t.Context(), client) }()
+			_, err := client.ListFilesystems(t.Context(), &pdu.ListFilesystemReq{})
+			check(t, err)
+			check(t, <-watched)
+			ended, cancel := context.WithCancelCause(t.Context())
+			cancel(io.ErrNoProgress)
+			if state, err := client.WaitForStateChange(ended, Ready); state != Ready || err != io.ErrNoProgress {
+				t.Errorf("the state is %v, %v", state, err)
+			}
+		})
+	}
 }

@@ -7,10 +7,13 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -99,7 +102,7 @@ var shouts = map[string]func(ctx context.Context, cc grpc.ClientConnInterface, s
 		if err != nil {
 			return nil, err
 		}
-		return stream.Recv()
+		return only(stream.Recv)
 	},
 	"/acme.Shout/Collect": func(ctx context.Context, cc grpc.ClientConnInterface, said string) (*text, error) {
 		stream, err := service.OpenClientStream[text, text](ctx, cc, "/acme.Shout/Collect")
@@ -115,8 +118,20 @@ var shouts = map[string]func(ctx context.Context, cc grpc.ClientConnInterface, s
 			return nil, err
 		}
 		_ = errors.Join(stream.Send(wrapperspb.String(said)), stream.CloseSend())
-		return stream.Recv()
+		return only(stream.Recv)
 	},
+}
+
+// only reads a stream of one message to its end.
+func only(receive func() (*text, error)) (*text, error) {
+	res, err := receive()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := receive(); err != io.EOF {
+		return nil, fmt.Errorf("after the message: %w", err)
+	}
+	return res, nil
 }
 
 // serveShout serves s, and a fake, and returns a client.
@@ -172,9 +187,13 @@ func TestCustomServiceErrors(t *testing.T) {
 		opts     ClientOptions
 		sentinel error
 		code     codes.Code
+		none     []error // of these
 	}{
 		"sentinel": {hook: func(context.Context, string) error { return fmt.Errorf("no: %w", endpoint.ErrNoSpace) },
 			sentinel: endpoint.ErrNoSpace, code: codes.ResourceExhausted},
+		"quota": {hook: func(context.Context, string) error {
+			return withDetail(status.New(codes.ResourceExhausted, "no notes left"), &errdetails.ErrorInfo{Domain: "acme", Reason: "NOTES"}).Err()
+		}, code: codes.ResourceExhausted, none: []error{endpoint.ErrNoSpace, ErrLimit, ErrTooLarge}},
 		"status":        {hook: func(context.Context, string) error { return status.Error(codes.DataLoss, "gone") }, code: codes.DataLoss},
 		"panic":         {hook: func(context.Context, string) error { panic("fell over") }, code: codes.Internal},
 		"unknown route": {opts: ClientOptions{Route: "unknown"}, sentinel: endpoint.ErrNotFound, code: codes.NotFound},
@@ -188,9 +207,49 @@ func TestCustomServiceErrors(t *testing.T) {
 				if status.Code(err) != c.code || c.sentinel != nil && !errors.Is(err, c.sentinel) {
 					t.Errorf("%s: error is %v", method, err)
 				}
+				for _, sentinel := range c.none {
+					if errors.Is(err, sentinel) {
+						t.Errorf("%s: error is %v: %v", method, sentinel, err)
+					}
+				}
 			}
 		})
 	}
+}
+
+// A stream leaves nothing behind in a context that lives on.
+func TestStreamsLetGoOfContext(t *testing.T) {
+	l, c := tcpPair(t)
+	s := awaitServer(t, l)
+	peer := peerOf(t, s)
+	screen := NewServer(&fake{}, ServerOptions{})
+	shout{}.register(t, screen)
+	runOver(t, screen, newClient(t, c, ClientOptions{Mux: true, PeerIdentity: hub}))
+	ctx := &watchedContext{Context: WaitForReady(context.Background())}
+	for method, call := range shouts {
+		for range 3 {
+			_, err := call(ctx, peer.Conn(), "hey")
+			check(t, err)
+		}
+		if n := ctx.children.Load(); n != 0 {
+			t.Errorf("%s: %d contexts are left", method, n)
+		}
+	}
+}
+
+// watchedContext counts the contexts that were made from it and may still end with it.
+type watchedContext struct {
+	context.Context
+	children atomic.Int64
+}
+
+// Done is not nil, so that others wait for it.
+func (*watchedContext) Done() <-chan struct{} { return make(chan struct{}) }
+
+// AfterFunc is how package context waits for the end of one that is not its own.
+func (c *watchedContext) AfterFunc(func()) (stop func() bool) {
+	c.children.Add(1)
+	return sync.OnceValue(func() bool { c.children.Add(-1); return true })
 }
 
 func TestUnknownMethods(t *testing.T) {

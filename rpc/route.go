@@ -2,13 +2,12 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/transport"
-	"github.com/dualrepl/dualrepl/transportmux"
-	"github.com/dualrepl/dualrepl/versionhandshake"
 )
 
 // A Route is one of several handlers behind a listener, and who may do what with it.
@@ -76,7 +75,7 @@ func (s *Server) Handle(route string, r Route) {
 	defer s.mu.Unlock()
 	if route != "" {
 		if err := transport.ValidateClientIdentity(route); err != nil {
-			s.misuse = fmt.Errorf("route: %w", err)
+			s.misuse = errors.Join(s.misuse, fmt.Errorf("route: %w", err))
 			return
 		}
 	}
@@ -95,10 +94,9 @@ type origin struct {
 // has room for names of 64 KiB.
 const maxRouteText = 64
 
-// originOf finds out where conn leads.
-func (s *Server) originOf(conn *transportmux.Conn) *origin {
-	o := &origin{client: conn.ClientIdentity}
-	o.route, _ = conn.On(versionhandshake.ExtensionRoute)
+// originOf finds out where the route that a client has named leads.
+func (s *Server) originOf(client, route string) *origin {
+	o := &origin{client: client, route: route}
 	s.mu.RLock()
 	target, known := s.routes[o.route]
 	s.mu.RUnlock()

@@ -16,6 +16,7 @@ import (
 	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/transport"
 	"github.com/dualrepl/dualrepl/transportmux"
+	"github.com/dualrepl/dualrepl/versionhandshake"
 )
 
 // ServerOptions may be the zero value.
@@ -53,7 +54,8 @@ type Server struct {
 // NewServer returns a Server for h, which is an endpoint.Sender, an
 // endpoint.Receiver or both. What h is not is answered with
 // endpoint.ErrUnimplemented. h is the default route's, for all clients and verbs; nil:
-// there is no default route unless Handle makes one.
+// there is no default route, and who names none is refused, unless Handle makes one.
+// Custom services alone need a route as well: Handle("", Route{}).
 func NewServer(h endpoint.Endpoint, opts ServerOptions) *Server {
 	opts.Limits = opts.Limits.withDefaults()
 	s := &Server{opts: opts, logger: opts.Logger, usage: newUsage(opts.Limits), routes: map[string]Route{}}
@@ -96,7 +98,8 @@ type channels struct {
 	end       context.CancelFunc
 	control   *controlServer
 	sessions  sessions
-	level     int // of compression, if this side dialled; 0: what the client asked for
+	dialled   bool // by this side: what the peer's banner says is nothing that it asks for
+	level     int  // of compression, if this side dialled; 0: what the client asked for
 }
 
 // start makes channels run; their owner calls shutdown.
@@ -160,7 +163,7 @@ func withGrace(ctx context.Context, d time.Duration) (requests context.Context, 
 
 // serveControl hands conn on to gRPC.
 func (c *channels) serveControl(conn *transportmux.Conn) {
-	origin, leave := c.server.enter(conn)
+	origin, leave := c.enter(conn)
 	if origin == nil {
 		return
 	}
@@ -172,7 +175,7 @@ func (c *channels) serveControl(conn *transportmux.Conn) {
 
 // serveData answers the requests of one data connection.
 func (c *channels) serveData(conn *transportmux.Conn) {
-	origin, leave := c.server.enter(conn)
+	origin, leave := c.enter(conn)
 	if origin == nil {
 		return
 	}
@@ -188,8 +191,9 @@ func (c *channels) serveData(conn *transportmux.Conn) {
 
 // enter counts conn in, until leave, and finds out where it leads. One over the limit
 // gets its answer for a while; nil: there are too many of those too, and it is closed.
-func (s *Server) enter(conn *transportmux.Conn) (o *origin, leave func()) {
-	o = s.originOf(conn)
+func (c *channels) enter(conn *transportmux.Conn) (o *origin, leave func()) {
+	s := c.server
+	o = s.originOf(conn.ClientIdentity, c.routeOf(conn))
 	leave, err := s.usage.acquire(o.client, limitConnections)
 	if err != nil {
 		o.refusal = err
@@ -203,6 +207,15 @@ func (s *Server) enter(conn *transportmux.Conn) (o *origin, leave func()) {
 		return nil, nil
 	}
 	return o, leave
+}
+
+// routeOf is the route that the client has named.
+func (c *channels) routeOf(conn *transportmux.Conn) string {
+	if c.dialled {
+		return ""
+	}
+	route, _ := conn.On(versionhandshake.ExtensionRoute)
+	return route
 }
 
 // refuse ends conn soon, but not at once. nil: it has to be at once.

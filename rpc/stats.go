@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"sync/atomic"
@@ -70,6 +71,7 @@ func (c *countedConn) Write(p []byte) (int, error) {
 // what the data channel can do with it (writev, splice) is not lost.
 type countedStream struct {
 	io.ReadCloser
+	ctx      context.Context // the caller's
 	counters *counters
 }
 
@@ -77,14 +79,14 @@ type countedStream struct {
 func (s *countedStream) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	s.counters.dataReceived.Add(uint64(n))
-	return n, newDataError(methodSend, err)
+	return n, newDataError(s.ctx, methodSend, err)
 }
 
 // WriteTo implements io.WriterTo.
 func (s *countedStream) WriteTo(w io.Writer) (int64, error) {
 	n, err := io.Copy(w, s.ReadCloser)
 	s.counters.dataReceived.Add(uint64(n))
-	return n, newDataError(methodSend, err)
+	return n, newDataError(s.ctx, methodSend, err)
 }
 
 // countedReader counts what goes to the peer.

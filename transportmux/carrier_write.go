@@ -118,8 +118,8 @@ func (c *carrier) attend(ctx context.Context) {
 			return
 		case <-c.wake:
 		case <-timer.C:
-			c.expire()
 		}
+		c.expire()
 		silent, err := c.sendControl()
 		if err != nil {
 			return

@@ -20,7 +20,7 @@
 //
 // A Link is at most one Session at a time with one peer. It dials, or awaits the peer that
 // dials, and tells its State. Nothing that was begun on one session reaches another one,
-// and the handlers of the one before have ended when the next one is Ready.
+// and the handlers of the one before have returned when the next one is Ready.
 //
 // The frames are those of yamux, by github.com/hashicorp/yamux. Between it and the
 // connection lies the carrier, which sees each frame pass:

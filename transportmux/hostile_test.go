@@ -301,8 +301,8 @@ func TestClosedStreamIsForgotten(t *testing.T) {
 			go func() {
 				for {
 					select {
-					case <-time.After(10 * time.Second):
-						_, _ = wire.Write(frame(ping, ack, 0, 0))
+					case <-time.After(4 * time.Second): // so often that no ping of ours is due
+						_, _ = wire.Write(frame(ping, syn, 0, 0))
 					case <-stop:
 						return
 					}

@@ -20,7 +20,9 @@ type stream struct {
 	*yamux.Stream
 	session *Session
 	flow    *flow
-	written uint64 // bytes that Write has returned, but for its last error; the writer's
+
+	turn    sync.Mutex // held by Write
+	written uint64     // bytes that Write has returned; turn
 
 	mu            sync.Mutex
 	endSent       bool // by CloseWrite
@@ -66,6 +68,8 @@ func (st *stream) Read(p []byte) (int, error) {
 
 // Write sends in pieces, so that other streams get their turn.
 func (st *stream) Write(p []byte) (n int, err error) {
+	st.turn.Lock()
+	defer st.turn.Unlock()
 	for {
 		if err := st.usable(&st.writeDeadline); err != nil {
 			return n, st.opError("write", err)

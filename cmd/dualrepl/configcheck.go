@@ -83,14 +83,24 @@ func printJobs(w io.Writer, file string, cfg *config.Config) error {
 // where tells how a job and its peer meet.
 func where(job config.Job) string {
 	switch {
-	case job.Connect != nil && job.Connect.Type == config.TransportLocal:
-		return "connects to " + job.Connect.ListenerName + " in this daemon"
 	case job.Connect != nil:
-		return "connects to " + job.Connect.Address + " (" + job.Connect.Type + ")"
+		return connected(job.Connect)
 	case job.Serve != nil:
 		return served(job)
 	}
 	return "takes snapshots only"
+}
+
+// connected tells where a job connects to.
+func connected(c *config.Connect) string {
+	text := "connects to " + c.Address + " (" + c.Type + ")"
+	if c.Type == config.TransportLocal {
+		text = "connects to " + c.ListenerName + " in this daemon"
+	}
+	if c.Route != "" {
+		text += ", route " + c.Route
+	}
+	return text
 }
 
 // served tells where the peer of a job connects to.
@@ -103,7 +113,11 @@ func served(job config.Job) string {
 	case config.TransportLocal:
 		return verb + s.ListenerName + " in this daemon"
 	case config.ServeShared:
-		return verb + "listener " + s.Listener + ", route " + s.Route
+		text := verb + "listener " + s.Listener + ", route " + s.Route
+		if s.Default {
+			text += " and the default"
+		}
+		return text
 	default:
 		return verb + s.Listen + " (" + s.Type + ")"
 	}

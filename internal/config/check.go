@@ -121,6 +121,7 @@ func (d *decoder) checkConnect(field string, job Job) {
 	s.identity("server_identity", c.ServerIdentity)
 	s.route(c.Route)
 	s.oneOf("checksum", c.Checksum, []string{ChecksumAuto, ChecksumAlways, ChecksumNever})
+	s.verbs(job, c.Verbs)
 	if s.sound("zstd") && !s.given("zstd.level") {
 		s.missing("zstd.level", "add level: 3, or another one up to 22")
 	}
@@ -176,7 +177,7 @@ func (d *decoder) checkJobServe(field string, job Job) {
 	if job.Active() && c.Default {
 		s.fail("default", "a "+job.Type+" job cannot be it", "remove it: its peer names the route "+quote(job.routeName()))
 	}
-	s.verbs(job)
+	s.verbs(job, c.Verbs)
 }
 
 func (d *decoder) checkEndpoint(field string, job Job) {

@@ -175,6 +175,7 @@ type Connect struct {
 	ServerIdentity string        `yaml:"server_identity"` // passive jobs: who the peer is to this one; never ""
 	Zstd           Zstd          `yaml:"zstd"`            // tcp, tls
 	Checksum       string        `yaml:"checksum"`        // tcp, tls: one of the constants ChecksumAuto to ChecksumNever
+	Verbs          []string      `yaml:"verbs"`           // passive jobs: as in Serve
 }
 
 // Zstd says whether streams are compressed.

@@ -219,7 +219,7 @@ func TestHub(t *testing.T) {
 		if want, ok := serves[job.Name]; ok != (job.Serve != nil) || ok && !reflect.DeepEqual(*job.Serve, want) {
 			t.Errorf("%s: got serve %+v", job.Name, job.Serve)
 		}
-		if want, ok := connects[job.Name]; ok != (job.Connect != nil) || ok && *job.Connect != want {
+		if want, ok := connects[job.Name]; ok != (job.Connect != nil) || ok && !reflect.DeepEqual(*job.Connect, want) {
 			t.Errorf("%s: got connect %+v", job.Name, job.Connect)
 		}
 		if job.Peer != peers[job.Name] || job.Dialled() != dialled[job.Name] {

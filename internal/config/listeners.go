@@ -15,7 +15,8 @@ import (
 func (d *decoder) checkListeners(cfg *Config) {
 	names := map[string]string{}
 	for i, job := range cfg.Jobs {
-		if job.Serve != nil && job.Serve.Type != ServeShared { // it has a listener of its own, of its name
+		owns := job.Serve != nil && job.Serve.Type != ServeShared // a listener
+		if owns || job.Passive() && job.Connect != nil {          // its clients are counted under its name
 			names[job.Name] = fmt.Sprintf("jobs[%d]", i)
 		}
 	}

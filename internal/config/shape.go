@@ -33,15 +33,15 @@ var jobShapes = map[string]shape{
 var connectShapes = map[string]shape{
 	TransportTCP: {
 		required: []string{"address"},
-		optional: []string{"dial_timeout", "route", "mux", "server_identity", "zstd", "checksum"},
+		optional: []string{"dial_timeout", "route", "mux", "server_identity", "verbs", "zstd", "checksum"},
 	},
 	TransportTLS: {
 		required: []string{"address", "ca", "cert", "key", "server_cn"},
-		optional: []string{"dial_timeout", "route", "mux", "server_identity", "zstd", "checksum"},
+		optional: []string{"dial_timeout", "route", "mux", "server_identity", "verbs", "zstd", "checksum"},
 	},
 	TransportLocal: {
 		required: []string{"listener_name", "client_identity"},
-		optional: []string{"route", "mux", "server_identity"},
+		optional: []string{"route", "mux", "server_identity", "verbs"},
 	},
 }
 

@@ -146,17 +146,17 @@ var verbsOf = map[string][]string{
 	TypeSource: {VerbList, VerbSend, VerbDestroy},
 }
 
-// verbs checks what the clients of a job may do.
-func (s section) verbs(job Job) {
+// verbs checks what the other side of a job may do.
+func (s section) verbs(job Job, verbs []string) {
 	known := verbsOf[job.Type]
 	switch {
 	case !s.sound("verbs"):
 	case job.Active():
 		s.fail("verbs", "nobody calls a "+job.Type+" job", "remove it (it is for type sink or source)")
-	case job.Passive() && len(job.Serve.Verbs) == 0:
+	case job.Passive() && len(verbs) == 0:
 		s.fail("verbs", "is empty, so that nobody may do anything", "add verbs: ["+strings.Join(known, ", ")+"], or some of them")
 	case job.Passive():
-		for i, verb := range job.Serve.Verbs {
+		for i, verb := range verbs {
 			if key := fmt.Sprintf("verbs[%d]", i); s.sound(key) && !slices.Contains(known, verb) {
 				s.fail(key, quote(verb)+" is no verb of a "+job.Type+" job", suggest(verb, known))
 			}

@@ -175,7 +175,7 @@ func (s *service) openConnection() (err error) {
 		return err
 	}
 	s.server = newServer(config.DefaultLimits, s.logger)
-	s.server.Handle("", rpc.Route{Endpoint: s.handler})
+	s.server.Handle("", rpc.Route{Endpoint: s.handler, Verbs: newVerbs(s.conf.Connect.Verbs)})
 	s.metrics.watchPeer(s.peer)
 	s.metrics.watchLimits(s.Name(), s.server)
 	return nil

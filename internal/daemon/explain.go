@@ -76,13 +76,21 @@ func (j *Job) explainPart(err error) error {
 	case errors.As(err, &dial):
 		return &explained{fmt.Sprintf("job %s: cannot connect to %s: %s", j.Name(), j.peerName(), reason(dial)), err}
 	case j.awaits() && errors.Is(err, rpc.ErrDisconnected):
-		return &explained{fmt.Sprintf("job %s: %s is not connected; it is replicated to as soon as it is", j.Name(), j.peerName()), err}
+		return &explained{fmt.Sprintf("job %s: %s is not connected; %s", j.Name(), j.peerName(), j.whenConnected()), err}
 	}
 	text := fmt.Sprintf("job %s: replication with %s: %v", j.Name(), j.peerName(), err)
 	if wayOut := j.refusalHint(err); wayOut != "" {
 		text += "; " + wayOut
 	}
 	return &explained{text, err}
+}
+
+// whenConnected is how a replication goes on whose passive side has to connect again.
+func (j *Job) whenConnected() string {
+	if j.peer == nil { // not in a daemon
+		return "run it again to go on where it stopped"
+	}
+	return "the replication goes on as soon as it is"
 }
 
 // refusalHint is the way out where the other side has refused this one.
@@ -128,11 +136,11 @@ func diagnose(err *transportmux.DialError) (why, wayOut string) {
 	case errors.As(err, &host) && host.IsNotFound:
 		return "no such host", "correct `connect.address`"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "connection refused", "is the passive side's daemon running there?"
+		return "connection refused", "is the peer's daemon running there?"
 	case errors.As(err, &certificate):
 		return certificate.Error(), certificateHint(certificate.Err)
 	case errors.As(err, &notTLS):
-		return "what answers there does not speak TLS", "use the same `type` in `connect` as in the passive side's `serve`"
+		return "what answers there does not speak TLS", "use the same `type` in `connect` as in the peer's `serve`"
 	case errors.As(err, &op) && op.Op == "remote error": // an alert
 		return "it rejected this client: " + op.Err.Error(), alertHint(op.Err.Error())
 	case errors.Is(err, transportmux.ErrNoMux):
@@ -147,7 +155,7 @@ func diagnose(err *transportmux.DialError) (why, wayOut string) {
 	return err.Error(), ""
 }
 
-// certificateHint is the way out where the passive side's certificate is not accepted.
+// certificateHint is the way out where the peer's certificate is not accepted.
 func certificateHint(err error) string {
 	var (
 		authority x509.UnknownAuthorityError
@@ -156,13 +164,13 @@ func certificateHint(err error) string {
 	)
 	switch {
 	case errors.As(err, &authority):
-		return "`connect.ca` has to be the authority that signed the passive side's certificate"
+		return "`connect.ca` has to be the authority that signed the peer's certificate"
 	case errors.As(err, &name):
-		return "`connect.server_cn` has to be a name in the passive side's certificate"
+		return "`connect.server_cn` has to be a name in the peer's certificate"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "renew the passive side's certificate, unless a clock is wrong"
+		return "renew the peer's certificate, unless a clock is wrong"
 	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
-		return "the passive side's certificate is not for servers (extendedKeyUsage)"
+		return "the peer's certificate is not for servers (extendedKeyUsage)"
 	}
 	return ""
 }
@@ -175,7 +183,7 @@ const (
 	alertUnknownCA          tls.AlertError = 48
 )
 
-// alertHint is the way out where the passive side did not accept this one's certificate,
+// alertHint is the way out where the peer did not accept this one's certificate,
 // by the text of the alert: its type is crypto/tls's own.
 func alertHint(alert string) string {
 	switch alert {

@@ -43,7 +43,7 @@ func TestExplain(t *testing.T) {
 		{stopped, broken, "job docs: replication with listener here stopped, the next one goes on from there: broken"},
 		{
 			t.Context(), errors.Join(fmt.Errorf("a: %w", refused), fmt.Errorf("b: %w", refused), fmt.Errorf("c: %w", broken)),
-			"job docs: cannot connect to listener here: connection refused; is the passive side's daemon running there?\n" +
+			"job docs: cannot connect to listener here: connection refused; is the peer's daemon running there?\n" +
 				"job docs: replication with listener here: c: broken",
 		},
 	} {
@@ -82,8 +82,8 @@ func TestDiagnose(t *testing.T) {
 		{transportmux.DialError{Err: syscall.ECONNREFUSED}, []string{"connection refused", "daemon running"}},
 		{rejected(x509.UnknownAuthorityError{}), []string{"unknown authority; `connect.ca`"}},
 		{rejected(x509.HostnameError{Certificate: &x509.Certificate{}}), []string{"; `connect.server_cn`"}},
-		{rejected(x509.CertificateInvalidError{Reason: x509.Expired}), []string{"; renew the passive side's certificate"}},
-		{rejected(x509.CertificateInvalidError{Reason: x509.IncompatibleUsage}), []string{"; the passive side's certificate is not for servers"}},
+		{rejected(x509.CertificateInvalidError{Reason: x509.Expired}), []string{"; renew the peer's certificate"}},
+		{rejected(x509.CertificateInvalidError{Reason: x509.IncompatibleUsage}), []string{"; the peer's certificate is not for servers"}},
 		{rejected(x509.CertificateInvalidError{Reason: x509.TooManyIntermediates}), []string{"too many intermediates"}},
 		{transportmux.DialError{Err: tls.RecordHeaderError{}}, []string{"TLS", "type"}},
 		{alert("tls: bad certificate"), []string{"rejected this client: tls: bad certificate; its `client_cns`", "extendedKeyUsage"}},

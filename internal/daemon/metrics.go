@@ -158,6 +158,9 @@ func (l *limits) Describe(descs chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (l *limits) Collect(all chan<- prometheus.Metric) {
 	for _, u := range l.usage() {
+		if u.Max == 0 { // handshakes of a passive side that connects: nobody connects to it
+			continue
+		}
 		all <- prometheus.MustNewConstMetric(l.limit, prometheus.GaugeValue, float64(u.Max), u.Limit, u.Client)
 		all <- prometheus.MustNewConstMetric(l.used, prometheus.GaugeValue, float64(u.InUse), u.Limit, u.Client)
 		all <- prometheus.MustNewConstMetric(l.refused, prometheus.CounterValue, float64(u.Refused), u.Limit, u.Client)

@@ -132,6 +132,9 @@ jobs:
 			t.Errorf("%s, although there was a replication", line)
 		}
 	}
+	if strings.Contains(text, `limit="pending_handshakes",listener="far"`) {
+		t.Error("nobody connects to far, and it has a limit of handshakes")
+	}
 	testDocumented(t, text)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"sync"
 	"syscall"
 	"time"
@@ -37,7 +38,11 @@ func (s *service) followPeer(ctx context.Context, wake chan<- struct{}) {
 			signal(wake)
 			return
 		}
-		s.logger.Info("waiting for the passive side to connect", "client", s.conf.Peer)
+		logger := s.logger.With("client", s.conf.Peer)
+		if err := s.peer.LastError(); err != nil {
+			logger = logger.With("disconnected", err)
+		}
+		logger.Info("waiting for the passive side to connect")
 	})
 }
 
@@ -51,12 +56,19 @@ func (s *service) followConnection(ctx context.Context) {
 		case state == rpc.Ready:
 			s.logger.Info("connected: the active side can call", "peer", s.peerName())
 			told = ""
-		case state == rpc.Disconnected && err != nil && told != err.Error():
+		case state == rpc.Disconnected && err != nil && told != lasting(err):
 			s.logger.Warn("disconnected", "peer", s.peerName(), "reason", why(err), "next_attempt", "within 30s, and so on")
-			told = err.Error()
+			told = lasting(err)
 		}
 	})
 }
+
+// ownEnd is that of a connection, as package net writes it.
+var ownEnd = regexp.MustCompile(`\S+->`)
+
+// lasting is what an error says but for the port of this side, which every attempt has
+// another one of.
+func lasting(err error) string { return ownEnd.ReplaceAllString(err.Error(), "") }
 
 // why is an error in plain words.
 func why(err error) string {
@@ -111,9 +123,9 @@ func (j *Job) listenForPeer(ctx context.Context) (transport.Listener, error) {
 	return l, err
 }
 
-// waitReady waits for the passive side, PeerWait at most.
+// waitReady waits for the passive side, PeerWait at most, which a person should know.
 func (j *Job) waitReady(ctx context.Context, client *rpc.Client) error {
-	j.logger.Info("waiting for the passive side to connect", "client", j.conf.Peer, "address", j.ownServe().Listen, "most", PeerWait)
+	j.logger.Warn("waiting for the passive side to connect", "client", j.conf.Peer, "address", j.ownServe().Listen, "most", PeerWait)
 	waiting, cancel := context.WithTimeout(ctx, PeerWait)
 	defer cancel()
 	var state rpc.State

@@ -10,7 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/internal/config"
+	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/rpc"
 	"github.com/dualrepl/dualrepl/transport/tcp"
 )
@@ -84,7 +86,7 @@ func TestPassiveSideConnects(t *testing.T) {
 	if err := errors.Join(sink(), stop()); err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{"connection refused; is the passive side's daemon", "waiting for the passive side to connect", "the passive side has connected"} {
+	for _, want := range []string{"connection refused; is the peer's daemon", "waiting for the passive side to connect", "the passive side has connected"} {
 		if !strings.Contains(p.logs.String(), want) {
 			t.Errorf("%q was not logged:\n%s", want, p.logs)
 		}
@@ -148,11 +150,15 @@ jobs:
     interval: 1h
 `))
 	p.logs.await(t, "waiting for the passive side to connect", 2)
-	p.start(source)
+	stop := p.start(source)
 	p.logs.await(t, "replication done", 1)
 	if got := p.received("second/docs"); got["one"] != "first content" {
 		t.Errorf("received %q", got)
 	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	p.logs.await(t, `job=second client=far disconnected=`, 1)
 }
 
 // TestReplicateAwaitsThePassiveSide: a replication in the foreground listens itself.
@@ -190,6 +196,31 @@ func TestReplicateBesideTheDaemon(t *testing.T) {
 	_, err = job.Replicate(t.Context(), nil)
 	if err == nil || !strings.Contains(err.Error(), "is in use: if the daemon has it, it replicates this job itself") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// TestPassiveSidePermits no more than its verbs to the active one that it has connected to.
+func TestPassiveSidePermits(t *testing.T) {
+	p := newPlace(t)
+	address := freeAddress(t)
+	push := p.at(address, waitingPush)
+	p.snapshot(push, "docs")
+	job, err := Open(push, "docs", p.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.start(p.at(address, strings.Replace(farSink, "mux: true", "mux: true, verbs: [list, receive]", 1)))
+	if _, err := job.Replicate(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	s, err := job.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	_, err = s.client.DestroySnapshots(t.Context(), &pdu.DestroySnapshotsReq{Filesystem: "docs"})
+	if !errors.Is(err, endpoint.ErrPermission) {
+		t.Errorf("destroy: %v", err)
 	}
 }
 
@@ -254,6 +285,15 @@ func TestActiveSideWithoutMux(t *testing.T) {
 	p.logs.await(t, "it cannot share one connection; update dualrepl there", 1)
 }
 
+// TestToldOnce: why there is no connection is the same although the port of this side is not.
+func TestToldOnce(t *testing.T) {
+	const format = "tls: handshake failed: read tcp 192.0.2.1:%d->192.0.2.2:8888: read: connection reset by peer"
+	one, two := fmt.Errorf(format, 40001), fmt.Errorf(format, 40002)
+	if lasting(one) != lasting(two) || !strings.Contains(lasting(one), "192.0.2.2:8888: read: connection reset") {
+		t.Errorf("%q, %q", lasting(one), lasting(two))
+	}
+}
+
 // TestExplainPeer: errors of jobs whose passive side connects name it.
 func TestExplainPeer(t *testing.T) {
 	p := newPlace(t)
@@ -262,8 +302,13 @@ func TestExplainPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := errors.Join(fmt.Errorf("list: %w: %w", rpc.ErrDisconnected, net.ErrClosed)) // as replication.Run joins
-	want := "job docs: client far is not connected; it is replicated to as soon as it is"
-	if err := job.explain(t.Context(), gone); err == nil || err.Error() != want || !errors.Is(err, net.ErrClosed) {
-		t.Errorf("error is %v", err)
+	for peer, want := range map[*rpc.Client]string{
+		nil: "job docs: client far is not connected; run it again to go on where it stopped",
+		{}:  "job docs: client far is not connected; the replication goes on as soon as it is", // in a daemon
+	} {
+		job.peer = peer
+		if err := job.explain(t.Context(), gone); err == nil || err.Error() != want || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("error is %v, want %s", err, want)
+		}
 	}
 }
