@@ -115,7 +115,7 @@ func (c *conn) sendStream(ctx context.Context, r io.Reader, readFailed func(erro
 	for {
 		err := c.gather(r)
 		if ctx.Err() != nil {
-			return c.fail(context.Cause(ctx))
+			return c.fail(causeOf(ctx))
 		}
 		if c.ctx.Err() != nil {
 			return context.Cause(c.ctx)

@@ -63,8 +63,8 @@ func (c *Client) newCallError(ctx context.Context, method string, err error, rec
 		e.causes = []error{net.ErrClosed}
 	case e.outcome == NotSent && e.status.Code() == codes.Unavailable:
 		e.causes = nonNil(ErrDisconnected, c.connecting.last())
-	default:
-		e.causes = nonNil(ownSentinel(e.status))
+	default: // gRPC's own, at either end
+		e.causes = nonNil(ownSentinel(e.status), c.overdue(ctx, e.status))
 	}
 	return e
 }

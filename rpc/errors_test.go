@@ -77,14 +77,22 @@ func TestErrorsCrossTwoServers(t *testing.T) {
 // A call that took too long says so, whichever end noticed it first; an endpoint's own
 // deadline is none of the caller's.
 func TestServerNoticesDeadlineFirst(t *testing.T) {
-	client, rec := new(Client), new(record)
-	rec.answered.Store(true)
-	for left, ours := range map[time.Duration]bool{clockSlack / 2: true, time.Hour: false} {
-		ctx, cancel := context.WithTimeout(t.Context(), left)
-		err := client.newCallError(ctx, "SendDry", status.Error(codes.DeadlineExceeded, "stream terminated"), rec)
+	client, answered := new(Client), new(record)
+	answered.answered.Store(true)
+	for _, tt := range []struct {
+		left time.Duration
+		rec  *record
+		ours bool
+	}{
+		{clockSlack / 2, answered, true},
+		{clockSlack / 2, new(record), true}, // the server's gRPC only reset the stream
+		{time.Hour, answered, false},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), tt.left)
+		err := client.newCallError(ctx, "SendDry", status.Error(codes.DeadlineExceeded, "stream terminated"), tt.rec)
 		cancel()
-		if status.Code(err) != codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded) != ours {
-			t.Errorf("%v before the deadline: error is %v", left, err)
+		if status.Code(err) != codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded) != tt.ours {
+			t.Errorf("%v before the deadline: error is %v", tt.left, err)
 		}
 	}
 }
