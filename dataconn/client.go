@@ -375,7 +375,7 @@ func (a *attempt) stopped() error {
 func causeOf(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, ErrNotSent) || errors.As(cause, new(*RemoteError)) {
-		return fmt.Errorf("%w: %v", ctx.Err(), cause)
+		return fmt.Errorf("%w: %v", ctx.Err(), cause) //nolint:errorlint // its text only, see above
 	}
 	return cause
 }
