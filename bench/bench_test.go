@@ -100,7 +100,8 @@ func (p parsed) names(i int) (names []string) {
 var cpu = []string{"CPU s/GiB client", "CPU s/GiB server", "CPU s client", "CPU s server", "CPU us/step", "CPU s"}
 
 func TestStreamMovesCheckedContentThroughAll(t *testing.T) {
-	p := benchJSON(t, 1, cpu, "stream", "--gib", "0.01", "--rounds", "1", "--source", "checked", "--sink", "checked")
+	p := benchJSON(t, 1, cpu, "stream", "--gib", "0.01", "--rounds", "1", "--source", "checked", "--sink", "checked",
+		"--contender", strings.Join(contender.Names(), ","))
 	if len(p.Comparisons) != 2 || !slices.Equal(p.names(0), contender.Names()) || !slices.Equal(p.names(1), contender.Names()) {
 		t.Fatalf("comparisons are %v", p)
 	}
@@ -173,7 +174,7 @@ func TestSmall(t *testing.T) {
 
 func TestControl(t *testing.T) {
 	p := benchJSON(t, 1, []string{"bulk GiB/s"}, "control", "--in-flight", "1,4", "--duration", "50ms", "--rounds", "1")
-	if len(p.Comparisons) != 4 || !slices.Equal(p.names(0), []string{"grpc", "dualrepl"}) {
+	if len(p.Comparisons) != 4 || !slices.Equal(p.names(0), []string{"grpc", "dualrepl", "dualrepl mux"}) {
 		t.Fatalf("comparisons are %v", p)
 	}
 	for i, c := range p.Comparisons {
@@ -234,7 +235,7 @@ func TestRefusals(t *testing.T) {
 		args []string
 	}{
 		{"carrier pigeon", []string{"stream", "--contender", "carrier pigeon"}},
-		{"not generated, pipe, checked or file:PATH", []string{"stream", "--source", "tape"}},
+		{"not generated, random, text, pipe, checked or file:PATH", []string{"stream", "--source", "tape"}},
 		{"not send or receive", []string{"stream", "--direction", "up"}},
 		{"at least 1", []string{"stream", "--rounds", "0"}},
 		{"unknown command", []string{"plan"}},
