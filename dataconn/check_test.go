@@ -66,51 +66,7 @@ func TestCheckValue(t *testing.T) {
 
 // TestSumVectors plays a peer with checks on either side of each exchange: the frames are
 // those of the base protocol.
-func TestSumVectors(t *testing.T) {
-	for _, v := range vectors() {
-		t.Run(v.name+"/client", func(t *testing.T) { synctest.Test(t, v.sumClient) })
-		t.Run(v.name+"/server", func(t *testing.T) { synctest.Test(t, v.sumServer) })
-	}
-}
-
-func (v *vector) sumClient(t *testing.T) {
-	client, peer := memPair()
-	cl := NewClient(func(context.Context) (transport.Wire, Features, error) { return client, Features{Sum: true}, nil }, ClientOptions{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		var theirs, ours bitwise
-		expect(t, peer, theirs.seal(unhex(t, v.request)))
-		feed(t, peer, ours.seal(unhex(t, v.response+reset)))
-		expect(t, peer, theirs.seal(unhex(t, reset)))
-		expectEOF(t, peer)
-		peer.Close()
-	})
-	got, err := v.call(t.Context(), cl)
-	if err != nil {
-		got = err.Error()
-	}
-	if got != v.want {
-		t.Errorf("got %q, want %q", got, v.want)
-	}
-	wg.Wait()
-	cl.Close()
-}
-
-func (v *vector) sumServer(t *testing.T) {
-	server, peer := memPair()
-	var wg sync.WaitGroup
-	wg.Go(func() { ServeConn(t.Context(), server, v.handler, ServeOptions{Features: Features{Sum: true}}) })
-	var theirs, ours bitwise
-	if _, err := peer.Write(ours.seal(unhex(t, v.request))); err != nil {
-		t.Error(err)
-	}
-	expect(t, peer, theirs.seal(unhex(t, v.response)))
-	feed(t, peer, ours.seal(unhex(t, reset)))
-	expect(t, peer, theirs.seal(unhex(t, reset)))
-	expectEOF(t, peer)
-	peer.Close()
-	wg.Wait()
-}
+func TestSumVectors(t *testing.T) { playVectors(t, Features{Sum: true}) }
 
 // A flip changes one bit of the bytes that pass; none if it is negative.
 type flip struct{ bit, passed int }

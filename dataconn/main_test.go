@@ -217,10 +217,7 @@ func (l *link) close() {
 }
 
 // dialTo returns a client with one connection: to a peer that the test plays.
-func dialTo() (*Client, *memWire) {
-	client, peer := memPair()
-	return NewClient(func(context.Context) (transport.Wire, Features, error) { return client, Features{}, nil }, ClientOptions{}), peer
-}
+func dialTo() (*Client, *memWire) { return dialWith(Features{}) }
 
 // endless reads the same byte for ever.
 type endless struct{}

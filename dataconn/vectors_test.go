@@ -146,21 +146,36 @@ func vectors() []vector {
 }
 
 // TestVectors plays the base peer on either side of each exchange.
-func TestVectors(t *testing.T) {
+func TestVectors(t *testing.T) { playVectors(t, Features{}) }
+
+func playVectors(t *testing.T, f Features) {
 	for _, v := range vectors() {
-		t.Run(v.name+"/client", func(t *testing.T) { synctest.Test(t, v.client) })
-		t.Run(v.name+"/server", func(t *testing.T) { synctest.Test(t, v.server) })
+		t.Run(v.name+"/client", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { v.client(t, f) })
+		})
+		t.Run(v.name+"/server", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { v.server(t, f) })
+		})
 	}
 }
 
-func (v *vector) client(t *testing.T) {
-	cl, peer := dialTo()
+// spoken makes what one side says with the features of frames of the base protocol.
+func spoken(f Features) func(frames []byte) []byte {
+	if f.Sum {
+		return new(bitwise).seal
+	}
+	return func(frames []byte) []byte { return frames }
+}
+
+func (v *vector) client(t *testing.T, f Features) {
+	cl, peer := dialWith(f)
+	theirs, ours := spoken(f), spoken(f)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		expect(t, peer, unhex(t, v.request))
-		feed(t, peer, unhex(t, v.response+reset))
-		expect(t, peer, unhex(t, reset))
+		expect(t, peer, theirs(unhex(t, v.request)))
+		feed(t, peer, ours(unhex(t, v.response+reset)))
+		expect(t, peer, theirs(unhex(t, reset)))
 		expectEOF(t, peer)
 		peer.Close()
 	}()
@@ -175,19 +190,20 @@ func (v *vector) client(t *testing.T) {
 	cl.Close()
 }
 
-func (v *vector) server(t *testing.T) {
+func (v *vector) server(t *testing.T, f Features) {
 	server, peer := memPair()
+	theirs, ours := spoken(f), spoken(f)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ServeConn(t.Context(), server, v.handler, ServeOptions{})
+		ServeConn(t.Context(), server, v.handler, ServeOptions{Features: f})
 	}()
-	if _, err := peer.Write(unhex(t, v.request)); err != nil {
+	if _, err := peer.Write(ours(unhex(t, v.request))); err != nil {
 		t.Error(err)
 	}
-	expect(t, peer, unhex(t, v.response))
-	feed(t, peer, unhex(t, reset))
-	expect(t, peer, unhex(t, reset))
+	expect(t, peer, theirs(unhex(t, v.response)))
+	feed(t, peer, ours(unhex(t, reset)))
+	expect(t, peer, theirs(unhex(t, reset)))
 	expectEOF(t, peer)
 	peer.Close()
 	<-done
@@ -227,7 +243,7 @@ func TestHeartbeatsBetweenFrames(t *testing.T) {
 				heartbeat + "00000005 00000003 616263" + heartbeat + end + heartbeat,
 			call: callSend, want: "abc",
 		}
-		v.client(t)
+		v.client(t, Features{})
 	})
 }
 
@@ -237,7 +253,7 @@ func TestUnknownEndpoint(t *testing.T) {
 			request:  "00000001 00000001 78" + end + end,
 			response: "00000003 00000030" + hex.EncodeToString([]byte("HANDLER ERROR:\nrequested endpoint does not exist")) + end,
 		}
-		v.server(t)
+		v.server(t, Features{})
 	})
 }
 

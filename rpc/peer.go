@@ -3,7 +3,6 @@ package rpc
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net"
 	"sync"
 
@@ -77,43 +76,6 @@ func (p *peers) release(key peerKey, l *sharedLink) error {
 	return nil
 }
 
-// sessions are the mux connections of one channels.
-type sessions struct {
-	mu  *sync.Mutex
-	end map[*transportmux.Session]func() // what ends each
-}
-
-func newSessions() sessions {
-	return sessions{new(sync.Mutex), map[*transportmux.Session]func(){}}
-}
-
-func (s sessions) add(session *transportmux.Session, end func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.end[session] = end
-}
-
-// finish ends one session, once.
-func (s sessions) finish(session *transportmux.Session) {
-	s.mu.Lock()
-	end := s.end[session]
-	delete(s.end, session)
-	s.mu.Unlock()
-	if end != nil {
-		end()
-	}
-}
-
-// finishAll ends those that are left. No more begin.
-func (s sessions) finishAll() {
-	s.mu.Lock()
-	left := maps.Clone(s.end)
-	s.mu.Unlock()
-	for session := range left {
-		s.finish(session)
-	}
-}
-
 // serveMux answers the channels that the client opens within conn, and makes it a Peer.
 // It returns when the connection has ended, or when the server stops and no data request
 // runs any more: shutdown ends the connection then, after the last control call.
@@ -130,12 +92,13 @@ func (c *channels) serveMux(conn *transportmux.Conn) {
 		return
 	}
 	release := c.attach(origin, session)
-	c.sessions.add(session, func() { _ = session.Close(); release(); leave() })
+	end := func() { _ = session.Close(); release(); leave() }
 	select {
 	case <-session.Done():
-		c.sessions.finish(session)
+		end()
 	case <-c.accepting.Done():
 		data.wait()
+		c.ending.Go(func() { <-c.requests.Done(); end() })
 	}
 }
 

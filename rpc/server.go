@@ -97,9 +97,9 @@ type channels struct {
 	requests  context.Context // every connection, request and handler
 	end       context.CancelFunc
 	control   *controlServer
-	sessions  sessions
-	dialled   bool // by this side: what the peer's banner says is nothing that it asks for
-	level     int  // of compression, if this side dialled; 0: what the client asked for
+	ending    sync.WaitGroup // mux connections that end with requests
+	dialled   bool           // by this side: what the peer's banner says is nothing that it asks for
+	level     int            // of compression, if this side dialled; 0: what the client asked for
 }
 
 // start makes channels run; their owner calls shutdown.
@@ -110,10 +110,7 @@ func (s *Server) start(accepting context.Context, addr net.Addr) (*channels, err
 		return nil, s.misuse
 	}
 	requests, end := withGrace(accepting, s.opts.Grace)
-	return &channels{
-		server: s, accepting: accepting, requests: requests, end: end,
-		control: s.startControl(requests, addr), sessions: newSessions(),
-	}, nil
+	return &channels{server: s, accepting: accepting, requests: requests, end: end, control: s.startControl(requests, addr)}, nil
 }
 
 // handlers are those of the labels.
@@ -127,9 +124,9 @@ func (c *channels) handlers() map[string]transportmux.Handler {
 
 // shutdown waits for everything that runs. All handlers of connections have returned.
 func (c *channels) shutdown() {
-	defer c.end()
 	c.control.shutdown()
-	c.sessions.finishAll()
+	c.end()
+	c.ending.Wait()
 }
 
 // stoppingListener stops the server when it is closed, which transportmux.Serve does

@@ -161,16 +161,23 @@ jobs:
 	p.logs.await(t, `job=second client=far disconnected=`, 1)
 }
 
-// TestReplicateAwaitsThePassiveSide: a replication in the foreground listens itself.
-func TestReplicateAwaitsThePassiveSide(t *testing.T) {
-	p := newPlace(t)
-	address := freeAddress(t)
+// waitingJob is one that awaits its passive side at address, with something to replicate.
+func (p *place) waitingJob(t *testing.T, address string) *Job {
+	t.Helper()
 	push := p.at(address, waitingPush)
 	p.snapshot(push, "docs")
 	job, err := Open(push, "docs", p.logger())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return job
+}
+
+// TestReplicateAwaitsThePassiveSide: a replication in the foreground listens itself.
+func TestReplicateAwaitsThePassiveSide(t *testing.T) {
+	p := newPlace(t)
+	address := freeAddress(t)
+	job := p.waitingJob(t, address)
 	p.start(p.at(address, farSink))
 	for range 2 { // it gives the port back
 		result, err := job.Replicate(t.Context(), nil)
@@ -203,12 +210,7 @@ func TestReplicateBesideTheDaemon(t *testing.T) {
 func TestPassiveSidePermits(t *testing.T) {
 	p := newPlace(t)
 	address := freeAddress(t)
-	push := p.at(address, waitingPush)
-	p.snapshot(push, "docs")
-	job, err := Open(push, "docs", p.logger())
-	if err != nil {
-		t.Fatal(err)
-	}
+	job := p.waitingJob(t, address)
 	p.start(p.at(address, strings.Replace(farSink, "mux: true", "mux: true, verbs: [list, receive]", 1)))
 	if _, err := job.Replicate(t.Context(), nil); err != nil {
 		t.Error(err)
