@@ -156,8 +156,10 @@ func (*ListFilesystemReq) Descriptor() ([]byte, []int) {
 }
 
 type ListFilesystemRes struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Filesystems   []*Filesystem          `protobuf:"bytes,1,rep,name=Filesystems,proto3" json:"Filesystems,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Filesystems []*Filesystem          `protobuf:"bytes,1,rep,name=Filesystems,proto3" json:"Filesystems,omitempty"`
+	// Set by a receiver: the kinds of streams that it takes. Empty: it did not tell.
+	StreamKinds   []string `protobuf:"bytes,100,rep,name=StreamKinds,proto3" json:"StreamKinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -195,6 +197,13 @@ func (*ListFilesystemRes) Descriptor() ([]byte, []int) {
 func (x *ListFilesystemRes) GetFilesystems() []*Filesystem {
 	if x != nil {
 		return x.Filesystems
+	}
+	return nil
+}
+
+func (x *ListFilesystemRes) GetStreamKinds() []string {
+	if x != nil {
+		return x.StreamKinds
 	}
 	return nil
 }
@@ -561,8 +570,10 @@ type SendReq struct {
 	// If not empty, the sender continues the broken step that the token describes.
 	ResumeToken       string             `protobuf:"bytes,4,opt,name=ResumeToken,proto3" json:"ResumeToken,omitempty"`
 	ReplicationConfig *ReplicationConfig `protobuf:"bytes,6,opt,name=ReplicationConfig,proto3" json:"ReplicationConfig,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The kinds of streams that the receiver takes, as it told. Empty: unknown.
+	StreamKinds   []string `protobuf:"bytes,100,rep,name=StreamKinds,proto3" json:"StreamKinds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SendReq) Reset() {
@@ -626,6 +637,13 @@ func (x *SendReq) GetResumeToken() string {
 func (x *SendReq) GetReplicationConfig() *ReplicationConfig {
 	if x != nil {
 		return x.ReplicationConfig
+	}
+	return nil
+}
+
+func (x *SendReq) GetStreamKinds() []string {
+	if x != nil {
+		return x.StreamKinds
 	}
 	return nil
 }
@@ -1236,9 +1254,10 @@ var File_replication_proto protoreflect.FileDescriptor
 const file_replication_proto_rawDesc = "" +
 	"\n" +
 	"\x11replication.proto\"\x13\n" +
-	"\x11ListFilesystemReq\"B\n" +
+	"\x11ListFilesystemReq\"d\n" +
 	"\x11ListFilesystemRes\x12-\n" +
-	"\vFilesystems\x18\x01 \x03(\v2\v.FilesystemR\vFilesystems\"h\n" +
+	"\vFilesystems\x18\x01 \x03(\v2\v.FilesystemR\vFilesystems\x12 \n" +
+	"\vStreamKinds\x18d \x03(\tR\vStreamKinds\"h\n" +
 	"\n" +
 	"Filesystem\x12\x12\n" +
 	"\x04Path\x18\x01 \x01(\tR\x04Path\x12 \n" +
@@ -1268,7 +1287,7 @@ const file_replication_proto_rawDesc = "" +
 	"\x11ReplicationConfig\x12<\n" +
 	"\n" +
 	"protection\x18\x01 \x01(\v2\x1c.ReplicationConfigProtectionR\n" +
-	"protection\"\xd9\x01\n" +
+	"protection\"\xfb\x01\n" +
 	"\aSendReq\x12\x1e\n" +
 	"\n" +
 	"Filesystem\x18\x01 \x01(\tR\n" +
@@ -1276,7 +1295,8 @@ const file_replication_proto_rawDesc = "" +
 	"\x04From\x18\x02 \x01(\v2\x12.FilesystemVersionR\x04From\x12\"\n" +
 	"\x02To\x18\x03 \x01(\v2\x12.FilesystemVersionR\x02To\x12 \n" +
 	"\vResumeToken\x18\x04 \x01(\tR\vResumeToken\x12@\n" +
-	"\x11ReplicationConfig\x18\x06 \x01(\v2\x12.ReplicationConfigR\x11ReplicationConfig\"W\n" +
+	"\x11ReplicationConfig\x18\x06 \x01(\v2\x12.ReplicationConfigR\x11ReplicationConfig\x12 \n" +
+	"\vStreamKinds\x18d \x03(\tR\vStreamKinds\"W\n" +
 	"\aSendRes\x12(\n" +
 	"\x0fUsedResumeToken\x18\x01 \x01(\bR\x0fUsedResumeToken\x12\"\n" +
 	"\fExpectedSize\x18\x02 \x01(\x04R\fExpectedSize\">\n" +

@@ -206,7 +206,7 @@ func (f *filesystem) plan(ctx context.Context) error {
 // relist looks at the receiver again. If it kept more of the broken step, then the
 // failure was one of many on a long way, and not one of several at the same place.
 func (f *filesystem) relist(ctx context.Context) error {
-	list, err := listFilesystems(ctx, "receiver", f.run.receiver)
+	list, _, err := listFilesystems(ctx, "receiver", f.run.receiver)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,15 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/synth"
+	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/rpc"
 	"github.com/dualrepl/dualrepl/transport/local"
 )
@@ -70,5 +73,40 @@ func TestPullOverRPC(t *testing.T) {
 		if got := names(t, r, "data/docs"); got != "one two" {
 			t.Errorf("the receiver has %q", got)
 		}
+	})
+}
+
+// otherKind is a receiver of streams that no sender here has.
+type otherKind struct{ *synth.Sink }
+
+func (r otherKind) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
+	res, err := r.Sink.ListFilesystems(ctx, req)
+	res.StreamKinds = []string{string(endpoint.StreamZFS)}
+	return res, err
+}
+
+func (otherKind) Receive(context.Context, *pdu.ReceiveReq, io.Reader) (*pdu.ReceiveRes, error) {
+	return nil, errors.New("a stream came")
+}
+
+// TestStreamKindsDiffer: whichever side is remote, the sender refuses to begin.
+func TestStreamKindsDiffer(t *testing.T) {
+	check := func(err error) {
+		t.Helper()
+		if !errors.Is(err, endpoint.ErrInvalid) || !strings.Contains(err.Error(), "the receiver takes zfs streams; this sender has synth streams") {
+			t.Errorf("error is %v", err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, r := &synth.Source{}, otherKind{&synth.Sink{}}
+		s.Snapshot("data", "one", 1000)
+		overRPC(t, r, func(c *rpc.Client) {
+			_, err := Run(t.Context(), s, c, Options{})
+			check(err)
+		})
+		overRPC(t, s, func(c *rpc.Client) {
+			_, err := Run(t.Context(), c, r, Options{})
+			check(err)
+		})
 	})
 }

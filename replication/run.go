@@ -22,6 +22,8 @@ type run struct {
 	slots    chan struct{} // holds one element for each step that runs
 	changed  chan struct{} // asks for a progress report
 
+	kinds []string // of streams that the receiver takes; none: it did not tell
+
 	mu          sync.Mutex // guards what follows, and the filesystems' states
 	filesystems []*filesystem
 	err         error
@@ -85,14 +87,15 @@ func (r *run) prepare(ctx context.Context) error {
 
 // list returns the sender's filesystems, parents before children.
 func (r *run) list(ctx context.Context) ([]*filesystem, error) {
-	sender, err := listFilesystems(ctx, "sender", r.sender)
+	sender, _, err := listFilesystems(ctx, "sender", r.sender)
 	if err != nil {
 		return nil, err
 	}
-	receiver, err := listFilesystems(ctx, "receiver", r.receiver)
+	receiver, kinds, err := listFilesystems(ctx, "receiver", r.receiver)
 	if err != nil {
 		return nil, err
 	}
+	r.kinds = kinds
 	var list []*filesystem
 	for path, fs := range sender {
 		if r.opts.Filter(path) {
@@ -103,21 +106,21 @@ func (r *run) list(ctx context.Context) ([]*filesystem, error) {
 	return list, nil
 }
 
-// listFilesystems returns a peer's filesystems by path.
-func listFilesystems(ctx context.Context, side string, e endpoint.Endpoint) (map[string]*pdu.Filesystem, error) {
+// listFilesystems returns a peer's filesystems by path, and the kinds of streams that it takes.
+func listFilesystems(ctx context.Context, side string, e endpoint.Endpoint) (byPath map[string]*pdu.Filesystem, kinds []string, err error) {
 	res, err := e.ListFilesystems(ctx, &pdu.ListFilesystemReq{})
 	if err != nil {
-		return nil, fmt.Errorf("list filesystems of the %s: %w", side, err)
+		return nil, nil, fmt.Errorf("list filesystems of the %s: %w", side, err)
 	}
-	byPath := map[string]*pdu.Filesystem{}
+	byPath = map[string]*pdu.Filesystem{}
 	for _, fs := range res.GetFilesystems() {
 		path := fs.GetPath()
 		if path == "" || byPath[path] != nil {
-			return nil, fmt.Errorf("%w: filesystems of the %s: %q is empty or listed twice", ErrProtocol, side, path)
+			return nil, nil, fmt.Errorf("%w: filesystems of the %s: %q is empty or listed twice", ErrProtocol, side, path)
 		}
 		byPath[path] = fs
 	}
-	return byPath, nil
+	return byPath, res.GetStreamKinds(), nil
 }
 
 // linkParents makes each filesystem that begins from nothing wait for the nearest

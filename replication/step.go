@@ -29,6 +29,7 @@ type unconfirmed struct {
 func (f *filesystem) request(s *step) *pdu.SendReq {
 	return &pdu.SendReq{
 		Filesystem: f.path, From: s.from, To: s.to, ResumeToken: s.token, ReplicationConfig: f.run.opts.Protection,
+		StreamKinds: f.run.kinds,
 	}
 }
 

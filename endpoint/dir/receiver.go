@@ -100,7 +100,7 @@ func (r *Receiver) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq
 	if err != nil {
 		return nil, err
 	}
-	res := &pdu.ListFilesystemRes{}
+	res := &pdu.ListFilesystemRes{StreamKinds: []string{string(endpoint.StreamDir)}}
 	s, err := openStore(path, false)
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return res, nil // nothing was received yet
@@ -214,6 +214,10 @@ func (r *Receiver) ReadResumeToken(_ context.Context, token string) (endpoint.Re
 func (r *Receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	if err := checkReceive(req); err != nil {
 		return nil, err
+	}
+	stream, err := endpoint.ExpectStream(stream, endpoint.StreamDir)
+	if err != nil {
+		return nil, fmt.Errorf("receive %s@%s: %w", req.GetFilesystem(), req.GetTo().GetName(), err)
 	}
 	f, err := r.open(ctx, req.GetFilesystem(), true)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -177,6 +178,30 @@ func TestReceiveRewinds(t *testing.T) {
 	_ = r.receive(two, cut(r.stream(one, two, early), len(whole)/3))
 	r.must(r.receive(two, bytes.NewReader(r.stream(one, two, early))))
 	r.check("two")
+}
+
+// TestOtherKind: a mismatch of endpoints is refused on either side before anything is
+// written.
+func TestOtherKind(t *testing.T) {
+	r := newRig(t)
+	r.write("a", []byte("some text"))
+	one := r.snapshot("one")
+	for kind, start := range map[string]string{
+		"zfs":   "\x00\x00\x00\x00\x00\x00\x00\x00\xac\xcb\xba\xf5\x02\x00\x00\x00",
+		"btrfs": "btrfs-stream\x00\x01\x00\x00\x00",
+	} {
+		err := r.receive(one, strings.NewReader(start+strings.Repeat("x", 1000)))
+		if !errors.Is(err, endpoint.ErrInvalid) || !strings.Contains(err.Error(), "this is a "+kind+" stream; the receiver takes dir streams") {
+			t.Errorf("%s: %v", kind, err)
+		}
+		_, _, err = r.sender.Send(t.Context(), &pdu.SendReq{Filesystem: testFS, To: one, StreamKinds: []string{kind}})
+		if !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("sender, %s: %v", kind, err)
+		}
+	}
+	if _, err := os.Lstat(r.root); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a refused stream leaves %s behind: %v", r.root, err)
+	}
 }
 
 // TestReceiveDamagedStream flips one bit in each byte of a stream, in turn.

@@ -264,6 +264,9 @@ func (s *Sender) openStep(ctx context.Context, req *pdu.SendReq, send bool) (*st
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	if _, err := endpoint.MatchStreamKind(req.GetStreamKinds(), endpoint.StreamDir); err != nil {
+		return nil, err
+	}
 	f, err := s.open(req.GetFilesystem())
 	if err != nil {
 		return nil, err

@@ -28,6 +28,9 @@ type Sender struct {
 // Receiver is a receiver under test. It is empty.
 type Receiver struct {
 	endpoint.Receiver
+
+	// NoResume: a broken step leaves no resume token behind.
+	NoResume bool
 }
 
 // hostilePaths are filesystem names that an endpoint must refuse without touching anything.
@@ -36,7 +39,8 @@ var hostilePaths = []string{
 	strings.Repeat("x", endpoint.MaxNameLength+1),
 }
 
-// listEntries lists filesystems and checks the form of the list.
+// listEntries lists filesystems and checks the form of the list. A filesystem whose
+// parent is not offered has none in it.
 func listEntries(t *testing.T, e endpoint.Endpoint) map[string]*pdu.Filesystem {
 	t.Helper()
 	res, err := e.ListFilesystems(t.Context(), &pdu.ListFilesystemReq{})
@@ -51,8 +55,10 @@ func listEntries(t *testing.T, e endpoint.Endpoint) map[string]*pdu.Filesystem {
 		if seen[fs.Path] != nil {
 			t.Fatalf("ListFilesystems: %q twice", fs.Path)
 		}
-		if i := strings.LastIndexByte(fs.Path, '/'); i > 0 && seen[fs.Path[:i]] == nil {
-			t.Fatalf("ListFilesystems: %q without its parent before it", fs.Path)
+		for path := range seen {
+			if strings.HasPrefix(path, fs.Path+"/") {
+				t.Fatalf("ListFilesystems: %q after its child %q", fs.Path, path)
+			}
 		}
 		seen[fs.Path] = fs
 	}

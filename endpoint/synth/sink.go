@@ -23,6 +23,15 @@ var (
 	_ endpoint.TokenReader = (*Sink)(nil)
 )
 
+// ListFilesystems implements endpoint.Endpoint.
+func (s *Sink) ListFilesystems(ctx context.Context, req *pdu.ListFilesystemReq) (*pdu.ListFilesystemRes, error) {
+	res, err := s.store.ListFilesystems(ctx, req)
+	if err == nil {
+		res.StreamKinds = []string{string(endpoint.StreamSynth)}
+	}
+	return res, err
+}
+
 // SendCompleted implements endpoint.Endpoint.
 func (s *Sink) SendCompleted(ctx context.Context, _ *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
 	if ctx.Err() != nil {
@@ -40,6 +49,10 @@ func (s *Sink) ReplicationCursor(context.Context, *pdu.ReplicationCursorReq) (*p
 // can be resumed.
 func (s *Sink) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Reader) (*pdu.ReceiveRes, error) {
 	if err := checkReceive(ctx, req); err != nil {
+		return nil, err
+	}
+	stream, err := endpoint.ExpectStream(stream, endpoint.StreamSynth)
+	if err != nil {
 		return nil, err
 	}
 	fs, err := s.lock(req)

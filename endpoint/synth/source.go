@@ -56,6 +56,9 @@ func (s *Source) Send(ctx context.Context, req *pdu.SendReq) (*pdu.SendRes, io.R
 
 // plan checks a request and returns the step that it asks for; s.mu is held.
 func (s *Source) plan(ctx context.Context, req *pdu.SendReq) (step, error) {
+	if _, err := endpoint.MatchStreamKind(req.GetStreamKinds(), endpoint.StreamSynth); err != nil {
+		return step{}, err
+	}
 	fs, err := s.open(ctx, req.GetFilesystem())
 	if err != nil {
 		return step{}, err
