@@ -33,8 +33,14 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
+// build also takes what is there: a virtual machine has the program along with these
+// tests, and no Go.
 func build(dir string) (err error) {
 	const main = module + "/cmd/dualrepl"
+	if _, err := exec.LookPath("go"); err != nil {
+		program, err = exec.LookPath("dualrepl")
+		return err
+	}
 	if sources, err = listPackages("-deps", main); err != nil {
 		return err
 	}
