@@ -197,6 +197,21 @@ func TestScale(t *testing.T) {
 	}
 }
 
+// A buffer that holds what the line carries during a stall keeps it busy.
+func TestBursty(t *testing.T) {
+	p := benchJSON(t, 1, nil, "bursty", "--line", "16", "--size", "4", "--burst", "2", "--stall", "100ms", "--buffer", "0,4", "--rounds", "1")
+	if len(p.Comparisons) != 3 || !slices.Equal(p.names(0), []string{"no buffer", "4 MiB"}) {
+		t.Fatalf("comparisons are %v", p)
+	}
+	for _, c := range p.Comparisons {
+		for _, s := range c.Series {
+			if busy := s.Figures["line busy %"].Median; busy > 105 {
+				t.Errorf("%s, %s: the line is busy %v %% of the time", c.Title, s.Name, busy)
+			}
+		}
+	}
+}
+
 // The smallest data set, with every keeper that is installed.
 func TestDir(t *testing.T) {
 	programs := map[string][]string{
@@ -240,6 +255,7 @@ func TestRefusals(t *testing.T) {
 		{"at least 1", []string{"stream", "--rounds", "0"}},
 		{"unknown command", []string{"plan"}},
 		{"not one of", []string{"scale", "--work", "sleep"}},
+		{"must be at least 1", []string{"bursty", "--burst", "0"}},
 		{"no keeper", []string{"dir", "--keeper", "tape"}},
 		{"may be needed", []string{"dir", "--rounds", "1000000"}},
 		{"no such file", []string{"stream", "--source", "file:/does/not/exist", "--gib", "0.001"}},
@@ -255,7 +271,7 @@ func TestRefusals(t *testing.T) {
 
 func TestHelpHasExamplesAndLegends(t *testing.T) {
 	for name, legend := range map[string]string{
-		"stream": contender.Legend(), "small": "", "control": "a bare gRPC connection", "scale": "", "dir": keeper.Legend(),
+		"stream": contender.Legend(), "small": "", "control": "a bare gRPC connection", "scale": "", "bursty": "out of step", "dir": keeper.Legend(),
 	} {
 		help := string(bench(t, name, "--help"))
 		if !strings.Contains(help, "bench "+name) || !strings.Contains(help, legend) {

@@ -11,6 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dualrepl/dualrepl/bench/internal/process"
+	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/rpc"
+	"github.com/dualrepl/dualrepl/transport/tcp"
 )
 
 // endCommand is a hidden command: one end of a benchmark, in a process of its own.
@@ -94,6 +97,34 @@ func measured(do func() error) (r clientResult, err error) {
 	r.Connections, err = process.ConnectionsOpened()
 	r.Connections -= opened
 	return r, err
+}
+
+// serveEndpoint is a server's end: it says its address, serves e over TCP until it is
+// stopped, and says what that took.
+func serveEndpoint(ctx context.Context, e endpoint.Endpoint) error {
+	clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.1": "client"})
+	if err != nil {
+		return err
+	}
+	l, err := tcp.Listen(ctx, "127.0.0.1:0", clients)
+	if err != nil {
+		return err
+	}
+	before, err := process.Now()
+	if err != nil {
+		return err
+	}
+	if err := process.Say(l.Addr().String()); err != nil {
+		return err
+	}
+	if err := rpc.NewServer(e, rpc.ServerOptions{}).Serve(process.Stopped(ctx), l); err != nil {
+		return err
+	}
+	now, err := process.Now()
+	if err != nil {
+		return err
+	}
+	return process.Say(now.Since(before))
 }
 
 // startProfile writes where this process spends its CPU time to a file until stop is

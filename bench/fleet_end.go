@@ -40,31 +40,7 @@ func (e fleetEnd) fleet() fleet.Fleet {
 	return fleet.Fleet{Filesystems: e.Filesystems, Versions: e.Versions}
 }
 
-func serveFleet(ctx context.Context, e fleetEnd) error {
-	clients, err := tcp.ParseClientMap(map[string]string{"127.0.0.1": "client"})
-	if err != nil {
-		return err
-	}
-	l, err := tcp.Listen(ctx, "127.0.0.1:0", clients)
-	if err != nil {
-		return err
-	}
-	before, err := process.Now()
-	if err != nil {
-		return err
-	}
-	if err := process.Say(l.Addr().String()); err != nil {
-		return err
-	}
-	if err := rpc.NewServer(e.fleet(), rpc.ServerOptions{}).Serve(process.Stopped(ctx), l); err != nil {
-		return err
-	}
-	now, err := process.Now()
-	if err != nil {
-		return err
-	}
-	return process.Say(now.Since(before))
-}
+func serveFleet(ctx context.Context, e fleetEnd) error { return serveEndpoint(ctx, e.fleet()) }
 
 func dialFleet(ctx context.Context, e fleetEnd) error {
 	client, err := rpc.NewClient(tcp.NewConnecter(e.Address), rpc.ClientOptions{})

@@ -1,5 +1,5 @@
 // Bench measures the data channel, the control channel and the dir endpoint beside
-// what else does their job: the same work through each, in one run, every end a
+// what else does their job, and read-ahead beside none: the same work through each, in one run, every end a
 // process of its own.
 package main
 
@@ -38,10 +38,11 @@ every spread and every round. Keep the machine quiet.`,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newStream(), newSmall(), newControl(), newScale(), newDir())
+	root.AddCommand(newStream(), newSmall(), newControl(), newScale(), newBursty(), newDir())
 	root.AddCommand(streamEnds()...)
 	root.AddCommand(callEnds()...)
 	root.AddCommand(fleetEnds()...)
+	root.AddCommand(burstyEnds()...)
 	root.AddCommand(pipeEnds()...)
 	return root
 }
