@@ -157,6 +157,18 @@ func (s Sender) send(t *testing.T, req *pdu.SendReq) (*pdu.SendRes, io.ReadClose
 	return res, stream
 }
 
+// whole returns the stream of a step.
+func (s Sender) whole(t *testing.T, req *pdu.SendReq) string {
+	t.Helper()
+	_, stream := s.send(t, req)
+	defer stream.Close()
+	data, err := io.ReadAll(stream)
+	if err != nil {
+		t.Fatalf("read the stream: %v", err)
+	}
+	return string(data)
+}
+
 // replicate does one whole step into the receiver's filesystem of the same name.
 func replicate(t *testing.T, s Sender, r Receiver, from, to *pdu.FilesystemVersion) {
 	t.Helper()

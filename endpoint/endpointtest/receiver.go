@@ -93,13 +93,8 @@ var errBroken = errors.New("the stream broke")
 // breakStep sends a full step whose stream breaks before its last byte.
 func breakStep(t *testing.T, s Sender, r Receiver, to *pdu.FilesystemVersion) {
 	t.Helper()
-	_, stream := s.send(t, s.request(nil, to))
-	n, err := io.Copy(io.Discard, stream)
-	if err != nil {
-		t.Fatalf("read the stream: %v", err)
-	}
-	res, stream := s.send(t, s.request(nil, to))
-	err = receive(t.Context(), r, s.Filesystem, to, res, breakAfter(stream, n-1, errBroken))
+	whole := s.whole(t, s.request(nil, to))
+	err := receive(t.Context(), r, s.Filesystem, to, nil, breakAfter(strings.NewReader(whole), int64(len(whole)-1), errBroken))
 	wantErr(t, "Receive of a broken stream", err, errBroken)
 	if got := receivedSnapshots(t, r, s.Filesystem); len(got) != 0 {
 		t.Fatalf("a broken step made %v", got)
@@ -167,13 +162,9 @@ func receiverClears(t *testing.T, s Sender, r Receiver) {
 
 func receiverTruncated(t *testing.T, s Sender, r Receiver) {
 	one := s.snapshot(t, "one")
-	_, stream := s.send(t, s.request(nil, one))
-	whole, err := io.ReadAll(stream)
-	if err != nil {
-		t.Fatalf("read the stream: %v", err)
-	}
+	whole := s.whole(t, s.request(nil, one))
 	for _, n := range []int{0, 1, len(whole) / 2, len(whole) - 1} {
-		if err := receive(t.Context(), r, s.Filesystem, one, nil, strings.NewReader(string(whole[:n]))); err == nil {
+		if err := receive(t.Context(), r, s.Filesystem, one, nil, strings.NewReader(whole[:n])); err == nil {
 			t.Errorf("Receive of %d bytes of %d succeeds", n, len(whole))
 		}
 	}
@@ -214,6 +205,7 @@ func receiverMissingFrom(t *testing.T, s Sender, r Receiver) {
 
 func receiverRefuses(t *testing.T, s Sender, r Receiver) {
 	one := s.snapshot(t, "one")
+	whole := s.whole(t, s.request(nil, one))
 	bad := []*pdu.FilesystemVersion{
 		nil,
 		{Type: pdu.FilesystemVersion_Bookmark, Name: one.Name, Guid: one.Guid},
@@ -223,12 +215,12 @@ func receiverRefuses(t *testing.T, s Sender, r Receiver) {
 		{Name: "a@b", Guid: one.Guid},
 	}
 	for _, to := range bad {
-		res, stream := s.send(t, s.request(nil, one))
-		wantErr(t, "Receive of version "+to.String(), receive(t.Context(), r, s.Filesystem, to, res, stream), endpoint.ErrInvalid)
+		err := receive(t.Context(), r, s.Filesystem, to, nil, strings.NewReader(whole))
+		wantErr(t, "Receive of version "+to.String(), err, endpoint.ErrInvalid)
 	}
 	for _, path := range hostilePaths {
-		res, stream := s.send(t, s.request(nil, one))
-		wantErr(t, "Receive into "+path, receive(t.Context(), r, path, one, res, stream), endpoint.ErrInvalid)
+		err := receive(t.Context(), r, path, one, nil, strings.NewReader(whole))
+		wantErr(t, "Receive into "+path, err, endpoint.ErrInvalid)
 	}
 	if entries := listEntries(t, r); len(entries) != 0 {
 		t.Errorf("refused requests made %v", entries)
@@ -254,18 +246,19 @@ func (g *gate) Read(p []byte) (int, error) {
 
 func receiverBusy(t *testing.T, s Sender, r Receiver) {
 	one := s.snapshot(t, "one")
-	res, stream := s.send(t, s.request(nil, one))
-	g := &gate{Reader: stream, reached: make(chan struct{}), open: make(chan struct{})}
-	begun := io.MultiReader(io.LimitReader(stream, 32), g) // a receiver may look at the start first
+	whole := s.whole(t, s.request(nil, one))
+	rest := strings.NewReader(whole)
+	g := &gate{Reader: rest, reached: make(chan struct{}), open: make(chan struct{})}
+	begun := io.MultiReader(io.LimitReader(rest, 256), g) // a receiver may look at the start first
 	first := make(chan error, 1)
-	go func() { first <- receive(t.Context(), r, s.Filesystem, one, res, begun) }()
+	go func() { first <- receive(t.Context(), r, s.Filesystem, one, nil, begun) }()
 	select {
 	case <-g.reached:
 	case err := <-first:
 		t.Fatalf("Receive ends without reading its stream: %v", err)
 	}
-	res, stream = s.send(t, s.request(nil, one))
-	wantErr(t, "a second Receive", receive(t.Context(), r, s.Filesystem, one, res, stream), endpoint.ErrBusy)
+	second := receive(t.Context(), r, s.Filesystem, one, nil, strings.NewReader(whole))
+	wantErr(t, "a second Receive", second, endpoint.ErrBusy)
 	close(g.open)
 	if err := <-first; err != nil {
 		t.Errorf("the first Receive: %v", err)
@@ -315,6 +308,7 @@ func receiverContext(t *testing.T, s Sender, r Receiver) {
 	}()
 	cancel()
 	wantErr(t, "Receive whose context ends", <-done, context.Canceled)
+	stream.Close()
 
 	_, err := r.ListFilesystems(cancelled(t), &pdu.ListFilesystemReq{})
 	wantErr(t, "ListFilesystems", err, context.Canceled)
