@@ -1,7 +1,7 @@
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 30s
 
-.PHONY: help build test test-reflink race faults lint generate check-generated fuzz bench bench-dir profile microbench ci
+.PHONY: help build test test-reflink test-btrfs test-zfs race faults lint generate check-generated fuzz bench bench-dir profile microbench ci
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,12 @@ test: ## Run all tests (kill, disk-full and hostile-peer tests included)
 
 test-reflink: ## Test the dir endpoint on loop-mounted XFS and btrfs (root)
 	./scripts/test-reflink
+
+test-btrfs: ## Test the btrfs endpoint on a loop-mounted btrfs (root)
+	./scripts/test-btrfs
+
+test-zfs: ## Test against the real ZFS in a virtual machine (root to build it, once)
+	./scripts/zfs-vm test
 
 race: ## Run all tests under the race detector
 	go test -race ./...
@@ -41,6 +47,7 @@ bench: ## Measure everything but directories beside its peers, both ends on this
 	cd bench && go run . small
 	cd bench && go run . control
 	cd bench && go run . scale
+	cd bench && go run . bursty
 
 bench-dir: ## Measure the dir endpoint beside rsync and restic, on this file system and XFS (root)
 	./scripts/bench-dir
@@ -48,8 +55,8 @@ bench-dir: ## Measure the dir endpoint beside rsync and restic, on this file sys
 profile: ## Write CPU profiles of both ends of a stream into ./profiles
 	./scripts/bench-profile profiles
 
-microbench: ## Micro-benchmarks of the data channel
-	go test -run '^$$' -bench . -benchmem ./dataconn
+microbench: ## Micro-benchmarks of the data channel and of read-ahead
+	go test -run '^$$' -bench . -benchmem ./dataconn ./endpoint/flow
 
 ci: ## What CI runs
 	bash .ci/run
