@@ -33,10 +33,11 @@ var DefaultBackoff = Backoff{First: time.Second, Max: 30 * time.Second}
 // DefaultAttempts is how often in a row one filesystem may fail without progress.
 const DefaultAttempts = 5
 
-const (
-	planConcurrency     = 8 // filesystems that are planned at once: each needs two small calls
-	estimateConcurrency = 2 // estimates at once: some senders compute a whole difference for one
-)
+// planConcurrency is how many filesystems are planned at once: each needs two small calls.
+const planConcurrency = 8
+
+// DefaultEstimates is low since some senders compute a whole difference for one.
+const DefaultEstimates = 2
 
 // progressInterval is how often moving bytes alone are reported.
 const progressInterval = 100 * time.Millisecond
@@ -49,6 +50,8 @@ type Options struct {
 	InitialPolicy InitialPolicy
 	// Concurrency is how many steps run at once. 0: 1.
 	Concurrency int
+	// Estimates is how many sizes of steps are asked for at once. 0: DefaultEstimates.
+	Estimates int
 	// Tokens reads the receiver's resume tokens; the local endpoint, if it can.
 	// nil: a token goes unread to the first step of its filesystem's plan.
 	Tokens endpoint.TokenReader
@@ -89,6 +92,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Concurrency = positive(o.Concurrency, 1)
+	o.Estimates = positive(o.Estimates, DefaultEstimates)
 	o.Attempts = positive(o.Attempts, DefaultAttempts)
 	o.Backoff.First = positive(o.Backoff.First, DefaultBackoff.First)
 	o.Backoff.Max = positive(o.Backoff.Max, DefaultBackoff.Max)

@@ -171,7 +171,7 @@ func (r *run) estimate(ctx context.Context) {
 		}
 	}
 	r.mu.Unlock()
-	each(estimateConcurrency, jobs, func(j job) { j.f.estimate(ctx, j.s) })
+	each(r.opts.Estimates, jobs, func(j job) { j.f.estimate(ctx, j.s) })
 }
 
 // each calls fn for every item, at most limit at once, and returns when all are done.

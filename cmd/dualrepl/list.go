@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/internal/daemon"
 	"github.com/dualrepl/dualrepl/internal/terminal"
 )
@@ -22,7 +25,7 @@ func newListCommand(a *app) *cobra.Command {
 are, or what a sink or pull job has received. A sink's filesystems begin with the
 identity of the client that pushed them. Names with # are bookmarks: replication
 cursors, which have no files. Versions are listed from old to new; damaged ones, whose
-age nobody knows, come last.`,
+age nobody knows, come last. Files and sizes are those of directories only.`,
 		Example: `  dualrepl list
   dualrepl list backups
   dualrepl list backups --json |
@@ -38,7 +41,7 @@ age nobody knows, come last.`,
 		results := make([]listResult, len(jobs))
 		for i, job := range jobs {
 			var listErr error
-			results[i], listErr = newListResult(job)
+			results[i], listErr = newListResult(cmd.Context(), job)
 			err = errors.Join(err, listErr)
 		}
 		return firstError(err, printLists(cmd.OutOrStdout(), results, *asJSON))
@@ -64,7 +67,8 @@ func (a *app) jobs(stderr io.Writer, args []string) ([]*daemon.Job, error) {
 type listResult struct {
 	Job         string           `json:"job"`
 	Type        string           `json:"type"`
-	Store       string           `json:"store"`
+	Endpoint    string           `json:"endpoint"`
+	Store       string           `json:"store"` // a directory; of zfs, the dataset that is received below, or empty
 	Filesystems []listFilesystem `json:"filesystems"`
 	Error       string           `json:"error,omitempty"` // not empty: it could not be listed
 }
@@ -79,33 +83,37 @@ type listVersion struct {
 	Name         string    `json:"name"`
 	GUID         string    `json:"guid"` // hexadecimal
 	Creation     time.Time `json:"creation"`
-	Files        int64     `json:"files"`
-	Bytes        int64     `json:"bytes"`
+	Files        *int64    `json:"files,omitempty"`   // of a directory
+	Bytes        *int64    `json:"bytes,omitempty"`   // of a directory
 	Inconsistent bool      `json:"inconsistent"`      // lacks something, or has it from another moment
 	Damaged      string    `json:"damaged,omitempty"` // not empty: it cannot be read, nothing but its name is known
 }
 
-func newListResult(job *daemon.Job) (listResult, error) {
-	r := listResult{Job: job.Name(), Type: job.Type(), Store: job.Store(), Filesystems: []listFilesystem{}}
-	list, err := job.List()
+func newListResult(ctx context.Context, job *daemon.Job) (listResult, error) {
+	r := listResult{Job: job.Name(), Type: job.Type(), Endpoint: job.Endpoint(), Store: job.Store(), Filesystems: []listFilesystem{}}
+	list, err := job.List(ctx)
 	if err != nil {
 		r.Error = err.Error()
 	}
 	for _, fs := range list {
 		item := listFilesystem{Name: fs.Name, Versions: []listVersion{}}
 		for _, v := range fs.Versions {
-			item.Versions = append(item.Versions, newListVersion(v))
+			item.Versions = append(item.Versions, newListVersion(v, job.Endpoint() == config.EndpointDir))
 		}
 		r.Filesystems = append(r.Filesystems, item)
 	}
 	return r, err
 }
 
-func newListVersion(v dir.StoredVersion) listVersion {
-	return listVersion{
+func newListVersion(v dir.StoredVersion, directory bool) listVersion {
+	r := listVersion{
 		Type: typeOf(v.Bookmark), Name: v.Name, GUID: guid(v.GUID), Creation: v.Creation.UTC(),
-		Files: v.Files, Bytes: v.Bytes, Inconsistent: v.Inconsistent, Damaged: v.Damaged,
+		Inconsistent: v.Inconsistent, Damaged: v.Damaged,
 	}
+	if directory {
+		r.Files, r.Bytes = &v.Files, &v.Bytes
+	}
+	return r
 }
 
 // The types of versions, for scripts.
@@ -141,7 +149,7 @@ func printLists(w io.Writer, results []listResult, asJSON bool) error {
 }
 
 func printList(w io.Writer, r listResult) error {
-	fmt.Fprintf(w, "%s (%s, %s)\n", r.Job, r.Type, terminal.Printable(r.Store))
+	fmt.Fprintf(w, "%s (%s, %s)\n", r.Job, r.Type, terminal.Printable(cmp.Or(r.Store, r.Endpoint)))
 	if len(r.Filesystems) == 0 {
 		_, err := fmt.Fprintln(w, "  no filesystems yet")
 		return err
@@ -163,9 +171,9 @@ func versionRow(filesystem string, v listVersion) []string {
 	if v.Damaged != "" {
 		return []string{name, "damaged: " + v.Damaged}
 	}
-	files, size := strconv.FormatInt(v.Files, 10), terminal.Bytes(uint64(v.Bytes))
-	if v.Type == bookmark {
-		files, size = "", ""
+	files, size := "", ""
+	if v.Files != nil && v.Type != bookmark {
+		files, size = strconv.FormatInt(*v.Files, 10), terminal.Bytes(uint64(*v.Bytes))
 	}
 	row := []string{name, v.Creation.Local().Format(time.DateTime), files, size, v.GUID}
 	if v.Inconsistent {

@@ -1,4 +1,5 @@
-// Command dualrepl replicates directories between machines: see dualrepl --help.
+// Command dualrepl replicates directories, ZFS datasets and btrfs subvolumes between
+// machines: see dualrepl --help.
 package main
 
 import (
@@ -76,7 +77,7 @@ type app struct {
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "dualrepl",
-		Short: "Replicates directories between machines",
+		Short: "Replicates directories, ZFS datasets and btrfs subvolumes between machines",
 		Long: `dualrepl replicates versioned data from an active side to a passive side: planning
 goes over a control channel, bulk data over a data channel.
 

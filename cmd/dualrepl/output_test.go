@@ -173,3 +173,23 @@ func TestEscaped(t *testing.T) {
 		}
 	}
 }
+
+func TestNewLogger(t *testing.T) {
+	for _, tc := range []struct {
+		logging config.Logging
+		want    string
+	}{
+		{config.Logging{Level: "info", Format: config.FormatText}, "level=INFO msg=told job=docs\n"},
+		{config.Logging{Level: "info", Format: config.FormatJSON}, `{"level":"INFO","msg":"told","job":"docs"}` + "\n"},
+		{config.Logging{Level: "warn", Format: config.FormatText, Time: true}, ""},
+	} {
+		var out strings.Builder
+		logger, err := newLogger(&out, tc.logging)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if logger.Info("told", "job", "docs"); out.String() != tc.want {
+			t.Errorf("%+v: got %q, want %q", tc.logging, out.String(), tc.want)
+		}
+	}
+}

@@ -26,6 +26,8 @@ TARGET must not exist, or be empty, and its parent must exist. It must lie apart
 that the configuration names, but for one place: a directory that was lost may be restored
 to where snapshots of it are taken.
 
+It is for directories. Of ZFS and btrfs, copy from the snapshot, or clone it.
+
 What could not be applied (owners and devices without root, what the target's file system
 does not have) is listed, and the exit code is 3.`,
 		Example: `  dualrepl restore backups alice/docs /tmp/docs

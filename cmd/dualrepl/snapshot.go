@@ -14,11 +14,11 @@ import (
 func newSnapshotCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshot JOB",
-		Short: "Take a snapshot of each of a job's directories now",
-		Long: `Takes a snapshot of each directory of a push, source or snap job, all of one name: the
+		Short: "Take a snapshot of each of a job's filesystems now",
+		Long: `Takes a snapshot of each filesystem of a push, source or snap job, all of one name: the
 job's prefix and the time in UTC. It may run beside the daemon.
 
-Files are read again if they changed by inode, size, mtime or ctime. What could not be
+Of directories, files are read again if they changed by inode, size, mtime or ctime. What could not be
 read, or kept changing while it was read, is listed; the snapshot is taken nevertheless,
 and the exit code is 3. With --full, so is what is found damaged in the version before.`,
 		Example: `  dualrepl snapshot docs
@@ -26,7 +26,7 @@ and the exit code is 3. With --full, so is what is found damaged in the version 
 		Args:        arguments("JOB"),
 		Annotations: map[string]string{wayOn: "what is not listed was not taken; run it again"},
 	}
-	full := cmd.Flags().Bool("full", false, "read every file again, also those that look unchanged")
+	full := cmd.Flags().Bool("full", false, "read every file of directories again, also those that look unchanged")
 	asJSON := addJSONFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		bars := terminal.NewProgress(cmd.ErrOrStderr())
@@ -51,6 +51,7 @@ type snapshotResult struct {
 	Filesystem   string   `json:"filesystem"`
 	Version      string   `json:"version"`
 	GUID         string   `json:"guid"` // hexadecimal
+	directory    bool     // else there is no more to tell than the name
 	Files        int64    `json:"files"`
 	Bytes        int64    `json:"bytes"`
 	Changed      int64    `json:"changed"` // files that were read
@@ -68,6 +69,9 @@ func newSnapshotResult(s daemon.Snapshot) snapshotResult {
 	}
 	if s.Err != nil {
 		r.Error = s.Err.Error()
+		return r
+	}
+	if r.directory = s.Report != nil; !r.directory {
 		return r
 	}
 	r.GUID = guid(s.Report.GUID)
@@ -117,6 +121,10 @@ func printSnapshots(cmd *cobra.Command, results []snapshotResult, asJSON bool) e
 
 func printSnapshot(stdout, stderr io.Writer, r snapshotResult) {
 	name := terminal.Printable(r.Filesystem + "@" + r.Version)
+	if !r.directory {
+		fmt.Fprintln(stdout, name)
+		return
+	}
 	fmt.Fprintf(stdout, "%s: %s, %s, %d of them read\n",
 		name, counted(r.Files, "file"), terminal.Bytes(uint64(r.Bytes)), r.Changed)
 	if r.Sockets > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -14,8 +15,9 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Use:   "verify JOB",
 		Short: "Check every file of a job's versions against its manifest",
 		Long: `Reads every file of every version in the job's store and compares type, size and BLAKE3
-with the version's manifest; of a bookmark, it checks the manifest. It exits with 1 if anything does not match. It may run
-beside the daemon.`,
+with the version's manifest; of a bookmark, it checks the manifest. It exits with 1 if
+anything does not match. It may run beside the daemon. It is for directories: ZFS and
+btrfs verify what they store by themselves (zpool scrub, btrfs scrub).`,
 		Example: `  dualrepl verify backups
   dualrepl verify backups --json | jq '.[] | select(.good | not)'`,
 		Args:        arguments("JOB"),
@@ -31,6 +33,9 @@ beside the daemon.`,
 		}
 		verified, err := job.Verify(cmd.Context(), oneAfterAnother(bars))
 		bars.Close()
+		if errors.Is(err, daemon.ErrJob) {
+			return err
+		}
 		results := newVerifyResults(verified)
 		return firstError(err, printVerified(cmd, results, *asJSON), mismatchError(args[0], results))
 	}

@@ -2,13 +2,8 @@ package config
 
 import (
 	"fmt"
-	"maps"
-	"path/filepath"
 	"reflect"
-	"slices"
-	"strings"
 
-	"github.com/dualrepl/dualrepl/internal/paths"
 	"github.com/dualrepl/dualrepl/transport"
 )
 
@@ -29,8 +24,9 @@ func (d *decoder) check(cfg *Config) {
 
 func (d *decoder) checkGlobal(g Global) {
 	s := d.sectionOf("global.logging", reflect.TypeFor[Logging]())
+	s.oneOf("type", g.Logging.Type, []string{LoggingStderr, LoggingStdout})
 	s.oneOf("level", g.Logging.Level, []string{"debug", "info", "warn", "error"})
-	s.oneOf("format", g.Logging.Format, []string{"text", "json"})
+	s.oneOf("format", g.Logging.Format, []string{FormatText, FormatJSON, "human", "logfmt"})
 	for i, m := range g.Monitoring {
 		s := d.sectionOf(fmt.Sprintf("global.monitoring[%d]", i), reflect.TypeFor[Monitoring]())
 		if !d.broken[s.field] {
@@ -79,15 +75,15 @@ func (d *decoder) checkJob(s section, job Job) {
 	s.word("name", job.Name)
 	s.typed(job.Type, "a %s job", jobShapes)
 	d.checkWay(s, job)
-	if s.sound("endpoint") {
-		d.checkEndpoint(join(s.field, "endpoint"), job)
-	}
+	d.checkEndpoint(s, job)
 	if s.sound("snapshotting") {
 		d.checkSnapshotting(join(s.field, "snapshotting"), job.Snapshotting)
 	}
-	s.filesystem("root_fs", job.RootFS)
-	s.filter(job.Filesystems, job.Endpoint.Directories)
+	s.filter(job)
 	d.checkReplication(s.field, job)
+	if s.sound("pruning") {
+		d.checkPruning(join(s.field, "pruning"), job)
+	}
 }
 
 // checkWay checks that a job and its peer meet in one way.
@@ -180,22 +176,11 @@ func (d *decoder) checkJobServe(field string, job Job) {
 	s.verbs(job, c.Verbs)
 }
 
-func (d *decoder) checkEndpoint(field string, job Job) {
-	s := d.sectionOf(field, reflect.TypeFor[Endpoint]())
-	if !s.given("type") {
-		s.missing("type", "add type: "+EndpointDir)
-	}
-	s.oneOf("type", job.Endpoint.Type, []string{EndpointDir})
-	s.shaped(job.Type, "the endpoint of a "+job.Type+" job", dirShapes)
-	s.path("root", job.Endpoint.Root)
-	s.path("store", job.Endpoint.Store)
-	s.directories(job.Endpoint)
-}
-
 func (d *decoder) checkSnapshotting(field string, c *Snapshotting) {
 	s := d.sectionOf(field, reflect.TypeFor[Snapshotting]())
 	s.typed(c.Type, "%s snapshotting", snapshottingShapes)
 	s.word("prefix", c.Prefix)
+	s.cron(c.Cron)
 }
 
 func (d *decoder) checkReplication(job string, c Job) {
@@ -205,52 +190,4 @@ func (d *decoder) checkReplication(job string, c Job) {
 	s.oneOf("incremental", c.Replication.Protection.Incremental, guarantees)
 	s = d.sectionOf(join(job, "conflict_resolution"), reflect.TypeFor[ConflictResolution]())
 	s.oneOf("initial_replication", c.ConflictResolution.InitialReplication, []string{InitialMostRecent, InitialAll, InitialFail})
-}
-
-// directories checks the names and paths of a sender's directories, and that its
-// snapshots do not contain each other.
-func (s section) directories(e Endpoint) {
-	if s.sound("directories") && len(e.Directories) == 0 {
-		s.fail("directories", "is empty", "add "+examples["directories"])
-	}
-	for name, path := range e.Directories {
-		key := element("directories", name)
-		s.filesystem(key, name)
-		s.path(key, path)
-		if !s.sound(key) || !s.sound("store") {
-			continue
-		}
-		switch {
-		case inside(e.Store, path):
-			s.fail(key, "contains the store "+quote(e.Store)+", so that snapshots would contain snapshots", "move the store elsewhere")
-		case inside(path, e.Store):
-			s.fail(key, "lies in the store "+quote(e.Store), "name the directory whose data is to be kept")
-		}
-	}
-}
-
-// inside reports whether path is dir or lies below it, going by their names.
-func inside(path, dir string) bool {
-	return paths.Within(filepath.Clean(path), filepath.Clean(dir))
-}
-
-// filter checks that each rule concerns a directory: both are written in one
-// place, and a rule that concerns none is a typing error that would silently
-// replicate less, or more, than was meant.
-func (s section) filter(f Filter, directories map[string]string) {
-	names := slices.Sorted(maps.Keys(directories))
-	for _, rule := range f {
-		key := element("filesystems", rule.Pattern)
-		root, _ := strings.CutSuffix(rule.Pattern, "<")
-		if root != "" || rule.Pattern == "" {
-			s.filesystem(key, root)
-		}
-		matched := func(name string) bool { return rule.specificity(name) > 0 }
-		if s.sound(key) && len(names) > 0 && !slices.ContainsFunc(names, matched) {
-			s.fail(key, "matches none of the directories", suggest(root, names))
-		}
-	}
-	if s.sound("filesystems") && len(names) > 0 && !slices.ContainsFunc(names, f.Match) {
-		s.fail("filesystems", "selects none of the directories", "add "+examples["filesystems"])
-	}
 }

@@ -53,12 +53,10 @@ const (
 // MonitoringPrometheus is the type of a Monitoring.
 const MonitoringPrometheus = "prometheus"
 
-// EndpointDir is the type of an Endpoint that keeps directories.
-const EndpointDir = "dir"
-
 // The types of Snapshotting.
 const (
 	SnapshottingPeriodic = "periodic"
+	SnapshottingCron     = "cron"
 	SnapshottingManual   = "manual"
 )
 
@@ -79,10 +77,11 @@ const (
 // What a setting is when the file leaves it out.
 const (
 	DefaultLevel       = "info"
-	DefaultFormat      = "text"
+	DefaultFormat      = FormatText
 	DefaultPrefix      = "dr_"
 	DefaultDialTimeout = 10 * time.Second
 	DefaultSteps       = 1
+	DefaultEstimates   = 4 // as zrepl's
 )
 
 // DefaultLimits are those of a listener whose file sets none.
@@ -102,10 +101,24 @@ type Global struct {
 	Monitoring []Monitoring `yaml:"monitoring"`
 }
 
-// Logging says what is logged and how.
+// The types of Logging.
+const (
+	LoggingStderr = "stderr"
+	LoggingStdout = "stdout"
+)
+
+// The formats of Logging.
+const (
+	FormatText = "text"
+	FormatJSON = "json"
+)
+
+// Logging says what is logged, where to and how.
 type Logging struct {
+	Type   string `yaml:"type"`   // LoggingStderr or LoggingStdout
 	Level  string `yaml:"level"`  // debug, info, warn or error
-	Format string `yaml:"format"` // text or json
+	Format string `yaml:"format"` // FormatText or FormatJSON
+	Time   bool   `yaml:"time"`   // lines begin with it
 }
 
 // Monitoring is where figures of the daemon can be read.
@@ -135,12 +148,15 @@ type Job struct {
 	Peer string
 
 	Endpoint           Endpoint           `yaml:"endpoint"`
-	RootFS             string             `yaml:"root_fs"`      // sink and pull: filesystem that everything received goes below; "" is none
+	RootFS             string             `yaml:"root_fs"`      // sink and pull: filesystem that everything received goes below; "" is none, but never for zfs
 	Filesystems        Filter             `yaml:"filesystems"`  // push, source and snap
 	Snapshotting       *Snapshotting      `yaml:"snapshotting"` // push, source and snap: never nil; else nil
 	Replication        Replication        `yaml:"replication"`  // push and pull
 	ConflictResolution ConflictResolution `yaml:"conflict_resolution"`
 	Interval           time.Duration      `yaml:"interval,manual"` // pull: from one replication to the next; 0 is only on request
+	Send               Send               `yaml:"send"`            // push and source
+	Recv               Recv               `yaml:"recv"`            // sink and pull
+	Pruning            Pruning            `yaml:"pruning"`         // push, pull and snap
 }
 
 // Active reports whether the job drives replication.
@@ -153,8 +169,11 @@ func (j Job) Passive() bool { return j.Type == TypeSink || j.Type == TypeSource 
 // it over a connection that it did not begin.
 func (j Job) Dialled() bool { return j.Active() && j.Serve != nil || j.Passive() && j.Connect != nil }
 
-// ReceiveRoot is the directory that a receiver with a dir endpoint keeps its
-// data in: the endpoint's root and, below it, root_fs.
+// Sends reports whether the job has a sender of its own.
+func (j Job) Sends() bool { return j.Type == TypePush || j.Type == TypeSource || j.Type == TypeSnap }
+
+// ReceiveRoot is the directory that a receiver with a dir or btrfs endpoint keeps
+// its data in: the endpoint's root and, below it, root_fs.
 func (j Job) ReceiveRoot() string {
 	return filepath.Join(j.Endpoint.Root, filepath.FromSlash(j.RootFS))
 }
@@ -213,19 +232,12 @@ type Limits struct {
 // A Size is a number of bytes.
 type Size int64
 
-// Endpoint is where a job's data lies. Paths are absolute.
-type Endpoint struct {
-	Type        string            `yaml:"type"`        // EndpointDir
-	Root        string            `yaml:"root"`        // sink and pull: where received data goes
-	Store       string            `yaml:"store"`       // push, source and snap: where snapshots are kept
-	Directories map[string]string `yaml:"directories"` // push, source and snap: filesystem to directory
-}
-
 // Snapshotting says when snapshots are taken and how they are called.
 type Snapshotting struct {
-	Type     string        `yaml:"type"`     // SnapshottingPeriodic or SnapshottingManual
+	Type     string        `yaml:"type"`     // SnapshottingPeriodic, SnapshottingCron or SnapshottingManual
 	Prefix   string        `yaml:"prefix"`   // beginning of their names
 	Interval time.Duration `yaml:"interval"` // periodic: from one snapshot to the next
+	Cron     string        `yaml:"cron"`     // cron: see ParseCron
 }
 
 // Replication says how an active job replicates.
@@ -243,7 +255,8 @@ type Protection struct {
 
 // Concurrency bounds how much is done at once.
 type Concurrency struct {
-	Steps int `yaml:"steps"` // steps that are transferred; at least 1
+	Steps         int `yaml:"steps"`          // steps that are transferred; at least 1
+	SizeEstimates int `yaml:"size_estimates"` // sizes of steps that are asked for; at least 1
 }
 
 // ConflictResolution says what to do where the two sides leave a choice.

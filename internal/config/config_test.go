@@ -39,7 +39,7 @@ jobs:
 
 func TestTwoJobs(t *testing.T) {
 	want := &Config{
-		Global: Global{Logging: Logging{Level: "info", Format: "text"}},
+		Global: Global{Logging: Logging{Type: LoggingStderr, Level: "info", Format: FormatText, Time: true}},
 		Jobs: []Job{{
 			Name: "backups", Type: TypeSink, Line: 3,
 			Endpoint: Endpoint{Type: EndpointDir, Root: "/srv/dualrepl"},
@@ -55,7 +55,7 @@ func TestTwoJobs(t *testing.T) {
 			Snapshotting: &Snapshotting{Type: SnapshottingPeriodic, Prefix: "dr_", Interval: 10 * time.Minute},
 			Replication: Replication{
 				Protection:  Protection{GuaranteeResumability, GuaranteeResumability},
-				Concurrency: Concurrency{Steps: 1},
+				Concurrency: Concurrency{Steps: 1, SizeEstimates: DefaultEstimates},
 			},
 			ConflictResolution: ConflictResolution{InitialMostRecent},
 		}},
@@ -68,7 +68,7 @@ func TestTwoJobs(t *testing.T) {
 // TestEveryKey sets each key to something else than its default.
 func TestEveryKey(t *testing.T) {
 	cfg := mustParse(t, `
-global: {logging: {level: warn, format: json}}
+global: {logging: {type: stdout, level: warn, format: json, time: false}}
 jobs:
   - name: a
     type: pull
@@ -78,7 +78,7 @@ jobs:
     endpoint: {type: dir, root: /srv/a}
     replication:
       protection: {initial: guarantee_nothing, incremental: guarantee_incremental}
-      concurrency: {steps: 7}
+      concurrency: {steps: 7, size_estimates: 3}
     conflict_resolution: {initial_replication: all}
   - name: b
     type: source
@@ -98,7 +98,7 @@ jobs:
     filesystems: {x: true}
     snapshotting: {type: periodic, interval: 2w}
 `)
-	if want := (Logging{"warn", "json"}); cfg.Global.Logging != want {
+	if want := (Logging{Type: LoggingStdout, Level: "warn", Format: FormatJSON}); cfg.Global.Logging != want {
 		t.Errorf("logging: got %+v, want %+v", cfg.Global.Logging, want)
 	}
 	a, b, c, d := cfg.Jobs[0], cfg.Jobs[1], cfg.Jobs[2], cfg.Jobs[3]
@@ -106,7 +106,7 @@ jobs:
 		Type: TransportTLS, Address: "[::1]:1", CA: "/ca", Cert: "/cert", Key: "/key", ServerCN: "b", DialTimeout: 90 * time.Second,
 		Checksum: ChecksumAuto,
 	}
-	wantReplication := Replication{Protection{GuaranteeNothing, GuaranteeIncremental}, Concurrency{7}}
+	wantReplication := Replication{Protection{GuaranteeNothing, GuaranteeIncremental}, Concurrency{7, 3}}
 	if !reflect.DeepEqual(a.Connect, wantConnect) || a.Replication != wantReplication ||
 		a.ConflictResolution.InitialReplication != InitialAll || a.Interval != 24*time.Hour || a.ReceiveRoot() != "/srv/a/from/a" {
 		t.Errorf("job a: %+v, connect %+v", a, a.Connect)
@@ -119,7 +119,7 @@ jobs:
 	if !reflect.DeepEqual(c.Connect, wantConnect) || c.Interval != 0 || c.ReceiveRoot() != "/srv/c" {
 		t.Errorf("job c: %+v, connect %+v", c, c.Connect)
 	}
-	if d.Serve.ListenerName != "here" || *d.Snapshotting != (Snapshotting{SnapshottingPeriodic, DefaultPrefix, 14 * 24 * time.Hour}) {
+	if d.Serve.ListenerName != "here" || *d.Snapshotting != (Snapshotting{Type: SnapshottingPeriodic, Prefix: DefaultPrefix, Interval: 14 * 24 * time.Hour}) {
 		t.Errorf("job d: serve %+v, snapshotting %+v", d.Serve, d.Snapshotting)
 	}
 }

@@ -4,29 +4,11 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 )
-
-// Numbers and durations that make sense in a configuration, whatever they are for.
-const (
-	minDuration = time.Second
-	maxDuration = 366 * 24 * time.Hour
-	minSize     = 64 << 10
-	maxSize     = 256 << 20
-)
-
-// maxNumbers are the largest numbers that make sense, by key. The smallest is 1.
-var maxNumbers = map[string]int{
-	"steps":              1000,
-	"level":              22, // of zstd
-	"connections":        65536,
-	"requests":           65536,
-	"pending_handshakes": 65536,
-}
 
 // A decoder turns the tree of a file into the structs of this package, whose
 // tags say what keys there are. It goes on after a mistake, so that all are found.
@@ -131,8 +113,8 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 		}
 		member := join(field, name.Value)
 		d.places[member] = d.pairPlace(name, value)
-		if keys[i].manual && value.Value == "manual" {
-			return // an interval of 0
+		if slices.Contains(zeros[keys[i].zero], value.Value) {
+			return
 		}
 		d.value(member, value, v.Field(keys[i].field))
 	})
@@ -142,23 +124,13 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 func (d *decoder) unknown(field string, n *yaml.Node, known []string) {
 	hint, ok := foreign[n.Value]
 	if !ok {
+		hint, ok = foreign[join(field, n.Value)]
+	}
+	if !ok {
 		hint = suggest(n.Value, known)
 		d.meant[join(field, nearest(n.Value, known))] = true
 	}
 	d.report(d.nodePlace(n), join(field, clip(n.Value)), "unknown key", hint)
-}
-
-// foreign are keys of zrepl that have no counterpart here, and what to do instead.
-var foreign = map[string]string{
-	"pruning":           "dualrepl destroys no snapshots by itself: remove it",
-	"control":           "dualrepl has no control socket: remove it",
-	"send":              "zrepl's send options do not apply: remove it",
-	"recv":              "zrepl's receive options do not apply: remove it",
-	"hooks":             "dualrepl runs no hooks: remove it",
-	"timestamp_format":  "the format of timestamps is fixed: remove it",
-	"listen_freebind":   "listen on an address that the machine has, or on all with :PORT",
-	"size_estimates":    "sizes are asked for step by step: remove it",
-	"handshake_timeout": "the timeout of the handshake is fixed: remove it",
 }
 
 // pairs calls fn for each key of a mapping that is there for the first time. Name
@@ -243,82 +215,18 @@ func (d *decoder) truth(field string, n *yaml.Node, hint string) bool {
 	return n.Value == "true"
 }
 
-func (d *decoder) number(field string, n *yaml.Node) int {
-	i, err := strconv.Atoi(n.Value)
-	most := maxNumbers[field[strings.LastIndexByte(field, '.')+1:]]
-	switch {
-	case n.Kind != yaml.ScalarNode || err != nil:
-		d.fail(field, "must be a whole number, not "+kindName(n), fmt.Sprintf("use 1 to %d", most))
-		return 0
-	case i < 1 || i > most:
-		d.fail(field, "is out of range: "+kindName(n), fmt.Sprintf("use 1 to %d", most))
-		return 0
-	}
-	return i
-}
-
-func (d *decoder) size(field string, n *yaml.Node) Size {
-	v, err := parseSize(n.Value)
-	switch {
-	case n.Kind != yaml.ScalarNode || err != nil:
-		hint := "write a number and a unit, such as 512KiB or 16MiB"
-		if _, err := strconv.Atoi(n.Value); err == nil {
-			hint = fmt.Sprintf("say of what: %[1]sKiB or %[1]sMiB", clip(n.Value))
-		}
-		d.fail(field, "must be a size, not "+kindName(n), hint)
-		return 0
-	case v < minSize || v > maxSize:
-		d.fail(field, "is out of range: "+kindName(n), "use 64KiB to 256MiB")
-		return 0
-	}
-	return v
-}
-
-// parseSize reads whole numbers of KiB and MiB.
-func parseSize(s string) (Size, error) {
-	for suffix, unit := range map[string]Size{"KiB": 1 << 10, "MiB": 1 << 20} {
-		if count, ok := strings.CutSuffix(s, suffix); ok {
-			n, err := strconv.ParseInt(strings.TrimSuffix(count, " "), 10, 32)
-			return Size(n) * unit, err
-		}
-	}
-	return 0, strconv.ErrSyntax
-}
-
-func (d *decoder) duration(field string, n *yaml.Node) time.Duration {
-	v, err := parseDuration(n.Value)
-	switch {
-	case n.Kind != yaml.ScalarNode || err != nil:
-		hint := "write a number and a unit, such as 30s, 10m, 6h or 1d"
-		if _, err := strconv.Atoi(n.Value); err == nil {
-			hint = fmt.Sprintf("say of what: %[1]ss, %[1]sm, %[1]sh or %[1]sd", clip(n.Value))
-		}
-		d.fail(field, "must be a duration, not "+kindName(n), hint)
-		return 0
-	case v < minDuration || v > maxDuration:
-		d.fail(field, "is out of range: "+kindName(n), "use 1s to 366d")
-		return 0
-	}
-	return v
-}
-
-// parseDuration reads Go's durations, and those in whole days or weeks.
-func parseDuration(s string) (time.Duration, error) {
-	for suffix, days := range map[string]int64{"d": 1, "w": 7} {
-		if count, ok := strings.CutSuffix(s, suffix); ok {
-			n, err := strconv.ParseInt(count, 10, 16)
-			return time.Duration(n*days) * 24 * time.Hour, err
-		}
-	}
-	return time.ParseDuration(s)
-}
-
 // A key is a known key of a section.
 type key struct {
-	name   string
-	field  int    // of the struct
-	manual bool   // the value may also be the word manual
-	only   string // type of the section that the field is for, where types differ in the value's kind
+	name  string
+	field int    // of the struct
+	zero  string // one of zeros, if the value may also be a word for 0
+	only  string // type of the section that the field is for, where types differ in the value's kind
+}
+
+// zeros are the words that stand for 0, by how a tag calls them.
+var zeros = map[string][]string{
+	"manual": {"manual"},
+	"off":    {"off", "0", "-1", "-1 B", "-1B"},
 }
 
 // keysOf lists the keys of a section in the order of its struct.
@@ -331,8 +239,8 @@ func keysOf(section reflect.Type) []key {
 		}
 		k := key{field: i}
 		k.name, k.only, _ = strings.Cut(tag, ",")
-		if k.only == "manual" {
-			k.manual, k.only = true, ""
+		if zeros[k.only] != nil {
+			k.zero, k.only = k.only, ""
 		}
 		keys = append(keys, k)
 	}
@@ -369,6 +277,9 @@ func join(field, key string) string {
 	}
 	return field + "." + key
 }
+
+// lastKey is the key at the end of a field's path.
+func lastKey(field string) string { return field[strings.LastIndexByte(field, '.')+1:] }
 
 // element names an entry of a mapping whose keys are names of the user's.
 func element(field, key string) string {

@@ -1,24 +1,36 @@
 package config
 
-import "fmt"
-
 // complete sets what the file leaves out.
 func (d *decoder) complete(cfg *Config) {
-	setDefault(&cfg.Global.Logging.Level, DefaultLevel)
-	setDefault(&cfg.Global.Logging.Format, DefaultFormat)
+	d.completeLogging(&cfg.Global.Logging)
 	for _, l := range cfg.Listeners {
 		if l.Serve != nil {
 			l.Serve.complete(l.Name)
 		}
 	}
 	for i := range cfg.Jobs {
-		cfg.Jobs[i].Line = d.places[fmt.Sprintf("jobs[%d]", i)].line
-		cfg.Jobs[i].complete()
+		s := d.jobAt(i)
+		cfg.Jobs[i].Line = d.places[s.field].line
+		cfg.Jobs[i].complete(s)
 		cfg.Jobs[i].Peer = peer(cfg.Jobs[i], cfg.Jobs)
 	}
 }
 
-func (j *Job) complete() {
+func (d *decoder) completeLogging(l *Logging) {
+	setDefault(&l.Type, LoggingStderr)
+	setDefault(&l.Level, DefaultLevel)
+	if l.Format != FormatJSON {
+		l.Format = FormatText // zrepl's words for it, too
+	}
+	if !(section{decoder: d, field: "global.logging"}).given("time") {
+		l.Time = true
+	}
+}
+
+// complete is for the job that the section is.
+func (j *Job) complete(s section) {
+	j.completeStreams(s)
+	j.Pruning.complete(s)
 	if j.Snapshotting != nil {
 		setDefault(&j.Snapshotting.Prefix, DefaultPrefix)
 	}
@@ -37,6 +49,7 @@ func (j *Job) completeReplication() {
 	setDefault(&j.Replication.Protection.Initial, GuaranteeResumability)
 	setDefault(&j.Replication.Protection.Incremental, GuaranteeResumability)
 	setDefault(&j.Replication.Concurrency.Steps, DefaultSteps)
+	setDefault(&j.Replication.Concurrency.SizeEstimates, DefaultEstimates)
 	setDefault(&j.ConflictResolution.InitialReplication, InitialMostRecent)
 }
 

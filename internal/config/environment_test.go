@@ -21,7 +21,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	cfg := mustParse(t, twoJobs)
 	sink, push := cfg.Jobs[0], cfg.Jobs[1]
-	if cfg.Global.Logging != (Logging{"debug", DefaultFormat}) || sink.Endpoint.Root != "/Srv/Other.d" {
+	if cfg.Global.Logging.Level != "debug" || sink.Endpoint.Root != "/Srv/Other.d" {
 		t.Errorf("got %+v and root %s", cfg.Global, sink.Endpoint.Root)
 	}
 	if push.Connect.Address != "backup.example.org:9999" || push.Connect.DialTimeout != 3*time.Second ||

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/dualrepl/dualrepl/internal/prune"
 )
 
 // FuzzConfig: whatever a file holds, Parse returns a configuration that is
@@ -14,6 +17,7 @@ import (
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(twoJobs))
 	f.Add([]byte(hub))
+	f.Add([]byte(streams))
 	for _, seed := range seeds(f) {
 		f.Add(seed)
 	}
@@ -78,12 +82,42 @@ func checkComplete(t *testing.T, cfg *Config) {
 			t.Errorf("peer: %+v", job)
 		case job.Passive() && job.Connect != nil && (job.Connect.ServerIdentity == "" || !job.Connect.Mux):
 			t.Errorf("connect of a passive job: %+v", job.Connect)
-		case receives != filepath.IsAbs(job.Endpoint.Root) || receives == filepath.IsAbs(job.Endpoint.Store):
-			t.Errorf("root or store: %+v", job)
-		case receives != (job.Snapshotting == nil) || receives != (len(job.Endpoint.Directories) == 0):
-			t.Errorf("snapshotting or directories: %+v", job)
+		case receives != (job.Snapshotting == nil) || receives == job.Sends():
+			t.Errorf("snapshotting: %+v", job)
 		case active != (job.Replication.Concurrency.Steps > 0):
 			t.Errorf("replication: %+v", job)
+		}
+		checkPlace(t, job)
+		checkRules(t, job.Pruning)
+	}
+}
+
+// checkPlace checks that it is known where the data lies.
+func checkPlace(t *testing.T, job Job) {
+	e, sends := job.Endpoint, job.Sends()
+	known := false
+	switch e.Type {
+	case EndpointDir:
+		known = sends != filepath.IsAbs(e.Root) && sends == filepath.IsAbs(e.Store) && sends == (len(e.Directories) > 0)
+	case EndpointZFS:
+		known = sends == (job.RootFS == "") && e.Root == "" && e.Store == ""
+	case EndpointBtrfs:
+		known = filepath.IsAbs(e.Root) && e.Store == ""
+	}
+	if !known || e.Program != "" && !filepath.IsAbs(e.Program) {
+		t.Errorf("endpoint: %+v", job)
+	}
+}
+
+// checkRules checks that rules can be made of what is configured.
+func checkRules(t *testing.T, p Pruning) {
+	for _, rules := range p.rules() {
+		for _, rule := range rules {
+			_, gridErr := prune.ParseGrid(rule.Grid)
+			_, regexErr := regexp.Compile(rule.Regex)
+			if (gridErr == nil) != (rule.Type == KeepGrid) || regexErr != nil || (rule.Count > 0) != (rule.Type == KeepLastN) {
+				t.Errorf("rule: %+v: %v, %v", rule, gridErr, regexErr)
+			}
 		}
 	}
 }

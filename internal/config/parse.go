@@ -18,8 +18,10 @@ func Parse(name string, data []byte) (*Config, error) {
 	d := newDecoder(name)
 	var cfg Config
 	if root := d.tree(data); root != nil {
+		d.outlets(root)
 		d.override(root)
 		d.value("", root, reflect.ValueOf(&cfg).Elem())
+		d.assume(&cfg)
 		d.check(&cfg)
 		d.complete(&cfg)
 	}

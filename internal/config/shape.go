@@ -15,19 +15,19 @@ type shape struct{ required, optional []string }
 // jobShapes leave connect and serve to checkWay.
 var jobShapes = map[string]shape{
 	TypePush: {
-		required: []string{"endpoint", "filesystems", "snapshotting"},
-		optional: []string{"connect", "serve", "replication", "conflict_resolution"},
+		required: []string{"filesystems", "snapshotting"},
+		optional: []string{"connect", "serve", "send", "replication", "conflict_resolution", "pruning"},
 	},
 	TypePull: {
-		required: []string{"endpoint", "interval"},
-		optional: []string{"connect", "serve", "root_fs", "replication", "conflict_resolution"},
+		required: []string{"interval"},
+		optional: []string{"connect", "serve", "root_fs", "recv", "replication", "conflict_resolution", "pruning"},
 	},
-	TypeSink: {required: []string{"endpoint"}, optional: []string{"connect", "serve", "root_fs"}},
+	TypeSink: {optional: []string{"connect", "serve", "root_fs", "recv"}},
 	TypeSource: {
-		required: []string{"endpoint", "filesystems", "snapshotting"},
-		optional: []string{"connect", "serve"},
+		required: []string{"filesystems", "snapshotting"},
+		optional: []string{"connect", "serve", "send"},
 	},
-	TypeSnap: {required: []string{"endpoint", "filesystems", "snapshotting"}},
+	TypeSnap: {required: []string{"filesystems", "snapshotting"}, optional: []string{"pruning"}},
 }
 
 var connectShapes = map[string]shape{
@@ -63,17 +63,9 @@ var monitoringShapes = map[string]shape{
 	MonitoringPrometheus: {required: []string{"listen"}},
 }
 
-// dirShapes are the shapes of a dir endpoint, by the type of its job.
-var dirShapes = map[string]shape{
-	TypePush:   {required: []string{"store", "directories"}},
-	TypeSource: {required: []string{"store", "directories"}},
-	TypeSnap:   {required: []string{"store", "directories"}},
-	TypeSink:   {required: []string{"root"}},
-	TypePull:   {required: []string{"root"}},
-}
-
 var snapshottingShapes = map[string]shape{
 	SnapshottingPeriodic: {required: []string{"interval"}, optional: []string{"prefix"}},
+	SnapshottingCron:     {required: []string{"cron"}, optional: []string{"prefix"}},
 	SnapshottingManual:   {optional: []string{"prefix"}},
 }
 
@@ -84,6 +76,8 @@ var shapesOf = map[reflect.Type]map[string]shape{
 	reflect.TypeFor[Serve]():        serveShapes,
 	reflect.TypeFor[Snapshotting](): snapshottingShapes,
 	reflect.TypeFor[Monitoring]():   monitoringShapes,
+	reflect.TypeFor[Endpoint]():     endpointShapes,
+	reflect.TypeFor[KeepRule]():     keepShapes,
 }
 
 // keysOfType lists the names of the keys that a section may have, going by the type that
@@ -116,17 +110,23 @@ var examples = map[string]string{
 	"clients":         `clients: {"IP ADDRESS or PREFIX": CLIENT}`,
 	"connect":         `connect: {type: tcp, address: "HOST:PORT"}`,
 	"directories":     "directories: {NAME: /PATH}, the directories to take snapshots of",
-	"endpoint":        "endpoint: {type: dir, ...}, where the data lies",
+	"count":           "count: 10, for the newest ten",
+	"cron":            `cron: "0 3 * * *", for three o'clock at night`,
 	"filesystems":     `filesystems: {"<": true} for all of them`,
+	"grid":            "grid: 1x1h(keep=all) | 24x1h | 30x1d",
 	"interval":        "interval: 10m",
 	"jobs":            "jobs: with at least one job",
+	"keep":            "keep: [{type: last_n, count: 100}]",
 	"key":             "key: /PATH of this side's private key (PEM)",
 	"listen":          `listen: "HOST:PORT", or ":PORT" for all addresses`,
 	"listener":        "listener: NAME of one of the listeners",
 	"listener_name":   "listener_name: NAME, the same in the passive and the active job",
 	"mux":             "mux: true: the active side calls back over the one connection",
 	"name":            "name: NAME, which no other job has",
+	"regex":           `regex: "^dr_", for the snapshots whose names begin so`,
 	"root":            "root: /PATH of the directory that received data goes to",
+	"root of btrfs":   "root: /PATH of a directory on btrfs",
+	"root_fs":         "root_fs: POOL/DATASET that received data goes below",
 	"serve":           `serve: {type: tcp, listen: ":8888", clients: {"IP ADDRESS or PREFIX": CLIENT}}`,
 	"server_cn":       "server_cn: NAME, for which the peer's certificate is (a subject alternative name)",
 	"server_identity": "server_identity: NAME, by which this job knows the active side",
@@ -168,9 +168,14 @@ func (s section) missing(key, hint string) {
 
 // oneOf checks a value that must be one of a few words.
 func (s section) oneOf(key, value string, words []string) {
-	if s.sound(key) && !slices.Contains(words, value) {
-		s.fail(key, quote(value)+" is unknown", suggest(value, words))
+	if !s.sound(key) || slices.Contains(words, value) {
+		return
 	}
+	hint, ok := foreignWords[value]
+	if !ok {
+		hint = suggest(value, words)
+	}
+	s.fail(key, quote(value)+" is unknown", hint)
 }
 
 // typed checks the type of a section and then that it has the keys of its type.

@@ -107,4 +107,13 @@ func clip(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
+// brief repeats an error about a value of the user's in a message.
+func brief(err error) string {
+	const most = 2 * maxQuoted
+	if text := err.Error(); len(text) > most {
+		return strings.ToValidUTF8(text[:most], "") + "..."
+	}
+	return err.Error()
+}
+
 func isControl(r rune) bool { return unicode.IsControl(r) || r == unicode.ReplacementChar }

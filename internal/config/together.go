@@ -14,6 +14,7 @@ func (d *decoder) checkTogether(cfg *Config) {
 	}
 	d.checkListeners(cfg)
 	d.checkKept(cfg.Jobs)
+	d.checkDatasets(cfg.Jobs)
 }
 
 // jobAt is a section for looking at fields of jobs[i].
@@ -91,7 +92,7 @@ func (d *decoder) checkShared(jobs []Job, k keep, keeps []keep) {
 
 // takesSnapshots reports whether the job takes snapshots without being asked.
 func (j Job) takesSnapshots() bool {
-	return j.Snapshotting != nil && j.Snapshotting.Type == SnapshottingPeriodic
+	return j.Snapshotting != nil && j.Snapshotting.Type != "" && j.Snapshotting.Type != SnapshottingManual
 }
 
 // keepsOf lists where jobs[i] keeps versions: one place, if the job is correct.
@@ -101,7 +102,7 @@ func (d *decoder) keepsOf(i int, job Job) []keep {
 	if s.sound("endpoint.store") {
 		keeps = append(keeps, keep{i, "store", job.Endpoint.Store})
 	}
-	if s.sound("endpoint.root") && s.sound("root_fs") == s.given("root_fs") {
+	if job.receives() && s.sound("endpoint.root") && s.sound("root_fs") == s.given("root_fs") {
 		keeps = append(keeps, keep{i, "root", job.ReceiveRoot()})
 	}
 	return keeps
@@ -125,14 +126,37 @@ func (d *decoder) apart(i int, key, path string, keeps []keep, hint string) {
 // they are apart.
 func (k keep) relation(path string) string {
 	name := fmt.Sprintf("the %s of jobs[%d]", k.kind, k.job)
-	within, around := inside(path, k.path), inside(k.path, path)
+	return relate(inside(path, k.path), inside(k.path, path), name, k.path)
+}
+
+// relate puts in words what lies in the other one, of something and of what has the name.
+func relate(within, around bool, name, value string) string {
 	switch {
 	case within && around:
 		return "is " + name
 	case within:
-		return "lies in " + name + ", " + quote(k.path)
+		return "lies in " + name + ", " + quote(value)
 	case around:
-		return "contains " + name + ", " + quote(k.path)
+		return "contains " + name + ", " + quote(value)
 	}
 	return ""
+}
+
+// checkDatasets checks that no two jobs receive into the same datasets.
+func (d *decoder) checkDatasets(jobs []Job) {
+	receives := func(i int) bool {
+		return jobs[i].receives() && jobs[i].Endpoint.Type == EndpointZFS && d.jobAt(i).sound("root_fs")
+	}
+	for i := range jobs {
+		for j := range i {
+			if !receives(i) || !receives(j) {
+				continue
+			}
+			a, b, name := jobs[i].RootFS, jobs[j].RootFS, fmt.Sprintf("the root_fs of jobs[%d]", j)
+			if how := relate(within(a, b), within(b, a), name, b); how != "" {
+				d.jobAt(i).fail("root_fs", quote(a)+" "+how, "give each job a root_fs of its own, outside of all others")
+				break
+			}
+		}
+	}
 }

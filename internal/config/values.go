@@ -8,9 +8,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/dualrepl/dualrepl/endpoint"
-	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/robfig/cron/v3"
+
 	"github.com/dualrepl/dualrepl/transport"
 	"github.com/dualrepl/dualrepl/transport/tcp"
 )
@@ -164,13 +165,27 @@ func (s section) verbs(job Job, verbs []string) {
 	}
 }
 
-// filesystem checks a name that is the key or the value of a setting.
-func (s section) filesystem(key, name string) {
-	if !s.sound(key) {
+// ParseCron reads the five fields of a cron table (minute, hour, day of the month, month,
+// day of the week), or six with seconds before them. Times are those of the machine's
+// time zone, unless the fields follow CRON_TZ=ZONE.
+func ParseCron(text string) (cron.Schedule, error) {
+	if zone, _, fields := strings.Cut(text, " "); strings.Contains(zone, "=") && !fields {
+		return nil, errors.New("has no fields behind " + quote(zone)) // on which the parser panics
+	}
+	fields := cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow
+	return cron.NewParser(fields).Parse(text)
+}
+
+// cron checks times of snapshots.
+func (s section) cron(text string) {
+	if !s.sound("cron") {
 		return
 	}
-	if err := dir.ValidateFilesystem(name); err != nil {
-		reason := strings.Replace(err.Error(), endpoint.ErrInvalid.Error()+": ", "", 1) // which says nothing here
-		s.fail(key, reason, "write names separated by single slashes, such as pool/alice")
+	const hint = `write minute, hour, day of the month, month and day of the week, such as "0 3 * * *" for three o'clock at night`
+	switch schedule, err := ParseCron(text); {
+	case err != nil:
+		s.fail("cron", quote(text)+" is no time: "+brief(err), hint)
+	case schedule.Next(time.Now()).IsZero():
+		s.fail("cron", quote(text)+" never comes", hint)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/dualrepl/dualrepl/endpoint/dir"
 	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/rpc"
@@ -125,26 +124,6 @@ func newVerbs(words []string) []rpc.Verb {
 		verbs = append(verbs, rpc.Verb(word))
 	}
 	return verbs
-}
-
-func newSender(j config.Job, logger *slog.Logger) (*dir.Sender, error) {
-	return dir.NewSender(dir.SenderOptions{
-		Store:       j.Endpoint.Store,
-		Directories: j.Endpoint.Directories,
-		Job:         j.Name,
-		Logger:      logger,
-		Filter:      j.Filesystems.Match,
-	})
-}
-
-// newReceiver keeps the clients of a sink apart; a pull job has one peer.
-func newReceiver(j config.Job, logger *slog.Logger) (*dir.Receiver, error) {
-	return dir.NewReceiver(dir.ReceiverOptions{
-		Root:      j.ReceiveRoot(),
-		Job:       j.Name,
-		Logger:    logger,
-		PerClient: j.Type == config.TypeSink,
-	})
 }
 
 // guarantees are the words for what a step guarantees.

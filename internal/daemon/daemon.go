@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/internal/config"
-	"github.com/dualrepl/dualrepl/pdu"
+	"github.com/dualrepl/dualrepl/internal/prune"
 	"github.com/dualrepl/dualrepl/replication"
 	"github.com/dualrepl/dualrepl/rpc"
 )
@@ -144,7 +143,9 @@ func (o *opened) close() {
 type service struct {
 	*Job
 	handler endpoint.Endpoint
-	server  *rpc.Server // of a passive side that connects
+	rules   map[string][]prune.Rule // by side
+	times   timetable               // of snapshots; nil: none by itself
+	server  *rpc.Server             // of a passive side that connects
 	metrics jobMetrics
 	// ended is called once the job has ended.
 	ended func()
@@ -158,6 +159,12 @@ func openService(j *Job, m *metrics) (s *service, err error) {
 		s.handler, err = j.newSender()
 	} else {
 		s.handler, err = j.newReceiver()
+	}
+	if err == nil {
+		s.rules, err = j.newRules()
+	}
+	if err == nil && j.sends() {
+		s.times, err = newTimetable(j.conf.Snapshotting)
 	}
 	if err == nil {
 		err = j.keep.check() // and so know it from now on
@@ -193,7 +200,7 @@ func (s *service) run(ctx context.Context) error {
 	defer s.ended()
 	group, ctx := errgroup.WithContext(ctx)
 	wake := make(chan struct{}, 1) // there is something to replicate, or somebody to replicate with
-	if s.periodic() {
+	if s.times != nil {
 		group.Go(func() error { s.takeSnapshots(ctx, wake); return nil })
 	}
 	switch {
@@ -208,17 +215,17 @@ func (s *service) run(ctx context.Context) error {
 		group.Go(func() error { s.push(ctx, wake); return nil })
 	case config.TypePull:
 		group.Go(func() error { s.pull(ctx, wake); return nil })
+	case config.TypeSnap:
+		if s.times == nil {
+			s.logger.Info("snapshotting is manual: the daemon takes and prunes nothing")
+		}
 	}
 	return group.Wait()
 }
 
-func (s *service) periodic() bool {
-	return s.sends() && s.conf.Snapshotting.Type == config.SnapshottingPeriodic
-}
-
 // push replicates after each snapshot and whenever the passive side has connected.
 func (s *service) push(ctx context.Context, wake <-chan struct{}) {
-	if !s.periodic() && !s.byHand("snapshotting") {
+	if s.times == nil && !s.byHand("snapshotting") {
 		return
 	}
 	onWake(ctx, wake, func() { s.replicateOnce(ctx) })
@@ -230,7 +237,7 @@ func (s *service) pull(ctx context.Context, wake <-chan struct{}) {
 	replicate := func() { s.replicateOnce(ctx) }
 	switch {
 	case s.conf.Interval > 0:
-		everyAndOnWake(ctx, time.Now(), s.conf.Interval, wake, replicate)
+		everyAndOnWake(ctx, time.Now(), intervals(s.conf.Interval), wake, replicate)
 	case s.byHand("the interval"):
 		onWake(ctx, wake, replicate)
 	}
@@ -243,18 +250,31 @@ func (s *service) byHand(setting string) (more bool) {
 		s.logger.Info(setting + " is manual: this job replicates only when the passive side has connected")
 		return true
 	}
-	s.logger.Info(setting + " is manual: this job replicates by `dualrepl replicate` only")
+	s.logger.Info(setting + " is manual: this job replicates by `dualrepl replicate` only, which prunes nothing")
 	return false
 }
 
-// replicateOnce leaves the steps to the replication's own log and says how it ended.
+// replicateOnce leaves the steps to the replication's own log and says how it ended. Then
+// it prunes.
 func (s *service) replicateOnce(ctx context.Context) {
 	if s.awaits() && s.peer.State() != rpc.Ready {
 		s.logger.Info("replication waits for the passive side to connect", "client", s.conf.Peer)
 		return
 	}
+	ends, err := s.connect(ctx)
+	if err != nil {
+		s.tellReplication(ctx, nil, err, 0)
+		return
+	}
+	defer ends.close()
 	started := time.Now()
-	result, err := s.replicateGracefully(ctx)
+	result, err := s.replicateGracefully(ctx, ends)
+	s.tellReplication(ctx, result, err, time.Since(started))
+	s.pruneSides(ctx, ends, err == nil || len(result.Filesystems) > 0)
+}
+
+// tellReplication counts a replication and logs how it ended.
+func (s *service) tellReplication(ctx context.Context, result *Replication, err error, took time.Duration) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		s.metrics.replicated(result, resultStopped)
@@ -266,7 +286,7 @@ func (s *service) replicateOnce(ctx context.Context) {
 		}
 	default:
 		s.metrics.replicated(result, resultDone)
-		s.logger.Info("replication done", "duration", time.Since(started))
+		s.logger.Info("replication done", "duration", took)
 		s.warnOfEmpty(result.Filesystems)
 	}
 }
@@ -277,77 +297,4 @@ func (s *service) warnOfEmpty(filesystems []replication.FilesystemReport) {
 			s.logger.Warn("the sender has no snapshot yet", "filesystem", fs.Filesystem)
 		}
 	}
-}
-
-// takeSnapshots takes a snapshot each interval and signals wake. What an earlier
-// daemon left to replicate does not wait for the first.
-func (s *service) takeSnapshots(ctx context.Context, wake chan<- struct{}) {
-	first := s.nextSnapshot(ctx)
-	if time.Until(first) > 0 {
-		signal(wake)
-	}
-	every(ctx, first, s.conf.Snapshotting.Interval, func() {
-		s.snapshotOnce(ctx)
-		signal(wake)
-	})
-}
-
-func (s *service) snapshotOnce(ctx context.Context) {
-	work, end := withGrace(ctx)
-	defer end()
-	snapshots, err := s.Snapshot(work, false, nil)
-	s.metrics.snapshotsTaken(snapshots, err)
-	for _, taken := range snapshots {
-		s.logSnapshot(taken)
-	}
-	for _, err := range parts(err) {
-		s.logger.Error("snapshot failed", "err", err)
-	}
-}
-
-// logSnapshot leaves out one that failed, which the error tells.
-func (s *service) logSnapshot(taken Snapshot) {
-	if taken.Err != nil {
-		return
-	}
-	logger := s.logger.With("filesystem", taken.Filesystem, "version", taken.Version)
-	logger.Info("snapshot taken", "files", taken.Report.Files, "bytes", taken.Report.Bytes, "changed", taken.Report.Changed)
-	if n := len(taken.Report.Inconsistent); n > 0 {
-		logger.Warn("snapshot does not have all as it was", "entries", n, "first", taken.Report.Inconsistent[0])
-	}
-}
-
-// nextSnapshot is one interval after the newest snapshot of the filesystem that
-// has waited longest, or now if that has passed: a daemon that is restarted often
-// takes no more of them.
-func (s *service) nextSnapshot(ctx context.Context) time.Time {
-	now := time.Now()
-	next := now.Add(s.conf.Snapshotting.Interval)
-	for _, filesystem := range s.filesystems() {
-		due := s.newestSnapshot(ctx, filesystem).Add(s.conf.Snapshotting.Interval)
-		if due.Before(next) {
-			next = due
-		}
-	}
-	if next.Before(now) {
-		return now
-	}
-	return next
-}
-
-// newestSnapshot is when the newest of the job's snapshots was made, the zero time
-// if none was, or that cannot be told.
-func (s *service) newestSnapshot(ctx context.Context, filesystem string) (newest time.Time) {
-	res, err := s.handler.ListFilesystemVersions(ctx, &pdu.ListFilesystemVersionsReq{Filesystem: filesystem})
-	if err != nil {
-		return time.Time{} // the snapshot itself will tell
-	}
-	prefix := s.conf.Snapshotting.Prefix
-	for _, v := range res.GetVersions() {
-		created, err := time.Parse(time.RFC3339, v.GetCreation())
-		if err == nil && v.GetType() == pdu.FilesystemVersion_Snapshot && strings.HasPrefix(v.GetName(), prefix) && created.After(newest) {
-			newest = created
-		}
-	}
-	return newest
 }

@@ -13,6 +13,16 @@
 // connection is there, and on its schedule while it is. What falls due meanwhile is not
 // lost, since the next connection is an occasion by itself.
 //
+// # Endpoints and pruning
+//
+// Which type of endpoint a job has makes a difference in endpoint.go alone, and for what
+// only directories have: verifying, restoring, and a place that must not be empty. Around
+// every endpoint is its job's read-ahead, and one bandwidth limit for all of its streams.
+//
+// After each replication, both sides are pruned by the job's rules, the one that is far
+// away only if it could be reached; after each round of snapshots, those of a job that
+// replicates nothing.
+//
 // # How a daemon stops
 //
 // When the context of [Daemon.Run] ends, no snapshot and no step begins any more.

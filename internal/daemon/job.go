@@ -11,6 +11,7 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/dir"
+	"github.com/dualrepl/dualrepl/endpoint/flow"
 	"github.com/dualrepl/dualrepl/internal/config"
 	"github.com/dualrepl/dualrepl/replication"
 	"github.com/dualrepl/dualrepl/rpc"
@@ -37,6 +38,7 @@ type Job struct {
 	logger *slog.Logger
 	within locals // nil outside a daemon
 	keep   *keep
+	limit  *flow.Limit   // of all streams; nil: none
 	shared *config.Serve // of the listener that the job shares; nil: it shares none
 	peer   *rpc.Client   // in a daemon, if the passive side connects: each side's client of the other
 }
@@ -61,6 +63,7 @@ func newJobs(cfg *config.Config, logger *slog.Logger, within locals) []*Job {
 		jobs[i] = &Job{
 			conf: conf, all: cfg.Jobs, base: logger, logger: logger.With("job", conf.Name), within: within,
 			keep:   &keep{path: cmp.Or(conf.Endpoint.Store, conf.Endpoint.Root)},
+			limit:  newLimit(conf),
 			shared: sharedServe(cfg, conf),
 		}
 	}
@@ -91,19 +94,25 @@ func (j *Job) Name() string { return j.conf.Name }
 // Type is the job's type in the configuration: one of config.TypePush to config.TypeSnap.
 func (j *Job) Type() string { return j.conf.Type }
 
-// Store is the directory that holds the job's versions: the sender's store, or the
-// receiver's root, where a sink has a directory for each client identity.
+// Endpoint is the type of the job's endpoint: one of config.EndpointDir to
+// config.EndpointBtrfs.
+func (j *Job) Endpoint() string { return j.conf.Endpoint.Type }
+
+// Store is what holds the job's versions: the sender's store, or the receiver's root, where
+// a sink has a directory, or a dataset, for each client identity. It is empty for a zfs
+// sender, whose datasets may lie in any pool.
 func (j *Job) Store() string {
-	if j.sends() {
-		return j.conf.Endpoint.Store
+	switch e := j.conf.Endpoint; {
+	case e.Type == config.EndpointZFS:
+		return j.conf.RootFS
+	case j.sends():
+		return cmp.Or(e.Store, e.Root)
 	}
 	return j.conf.ReceiveRoot()
 }
 
 // sends reports whether the job has a sender of its own.
-func (j *Job) sends() bool {
-	return j.conf.Type == config.TypePush || j.conf.Type == config.TypeSource || j.conf.Type == config.TypeSnap
-}
+func (j *Job) sends() bool { return j.conf.Sends() }
 
 // awaits reports whether the job replicates with a passive side that connects.
 func (j *Job) awaits() bool { return j.conf.Active() && j.conf.Dialled() }
@@ -115,8 +124,8 @@ func (j *Job) calledBack() bool { return j.conf.Passive() && j.conf.Dialled() }
 type Snapshot struct {
 	Filesystem string              `json:"filesystem"`
 	Version    string              `json:"version"`
-	Report     *dir.SnapshotReport `json:"report,omitempty"` // nil: failed
-	Err        error               `json:"-"`
+	Report     *dir.SnapshotReport `json:"report,omitempty"` // nil: failed, or not of a directory
+	Err        error               `json:"-"`                // nil: taken
 }
 
 // Snapshot takes a snapshot of each of the job's filesystems, all of one name.
@@ -127,51 +136,42 @@ func (j *Job) Snapshot(ctx context.Context, full bool, progress StoreProgress) (
 	if !j.sends() {
 		return nil, wrongJob("%s is a %s job, which takes no snapshots", j.Name(), j.Type())
 	}
-	sender, err := newSender(j.conf, j.base)
+	if err := j.onlyDirectories(snapshot); full && err != nil {
+		return nil, err
+	}
+	shots, err := j.newSnapshotter(full, progress)
 	if err == nil {
 		err = j.keep.check()
+	}
+	var filesystems []string
+	if err == nil {
+		filesystems, err = shots.Filesystems(ctx)
+	}
+	if err == nil && len(filesystems) == 0 {
+		err = errNoFilesystem
 	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
 	}
-	name := snapshotName(j.conf.Snapshotting.Prefix, time.Now())
-	options := j.snapshotOptions(full, name, progress)
-	var all []Snapshot
+	all := shots.take(ctx, snapshotName(j.conf.Snapshotting.Prefix, time.Now()), filesystems)
 	var errs []error
-	for _, filesystem := range j.filesystems() {
-		s := Snapshot{Filesystem: filesystem, Version: name}
-		s.Report, s.Err = sender.Snapshot(ctx, filesystem, name, options(filesystem))
-		if s.Err != nil {
-			errs = append(errs, fmt.Errorf("snapshot of %s (%s): %w", filesystem, j.conf.Endpoint.Directories[filesystem], s.Err))
-		}
-		all = append(all, s)
+	for _, s := range all {
+		errs = append(errs, s.Err)
 	}
 	return all, errors.Join(errs...)
 }
 
 // snapshotOptions returns the options for each filesystem. Only for progress, the store
 // is asked how much there was the last time.
-func (j *Job) snapshotOptions(full bool, name string, progress StoreProgress) func(filesystem string) dir.SnapshotOptions {
+func (j *Job) snapshotOptions(ctx context.Context, full bool, name string, progress StoreProgress) func(filesystem string) dir.SnapshotOptions {
 	if progress == nil {
 		return func(string) dir.SnapshotOptions { return dir.SnapshotOptions{Full: full} }
 	}
-	sizes := j.sizes()
+	sizes := j.sizes(ctx)
 	return func(filesystem string) dir.SnapshotOptions {
 		title, total := filesystem+"@"+name, sizes[filesystem]
 		return dir.SnapshotOptions{Full: full, Progress: func(_ int, bytes int64) { progress(title, uint64(bytes), total) }}
 	}
-}
-
-// filesystems are the names of the directories that the filter selects, sorted.
-func (j *Job) filesystems() []string {
-	var names []string
-	for name := range j.conf.Endpoint.Directories {
-		if j.conf.Filesystems.Match(name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // A Replication is what one replication of a job did.
@@ -204,12 +204,7 @@ func (j *Job) Replicate(ctx context.Context, progress func(replication.Progress)
 }
 
 // replicateGracefully is Replicate as the daemon does it: see graceful.
-func (j *Job) replicateGracefully(ctx context.Context) (*Replication, error) {
-	s, err := j.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.close()
+func (j *Job) replicateGracefully(ctx context.Context, s sides) (*Replication, error) {
 	g, work := newGraceful(ctx)
 	defer g.close()
 	s.sender, s.receiver = gracefulSender{s.sender, g}, gracefulReceiver{s.receiver, g}
@@ -256,11 +251,13 @@ func (j *Job) reach(ctx context.Context) (client *rpc.Client, release func(), er
 func (j *Job) openLocal(s *sides) error {
 	if j.conf.Type == config.TypePush {
 		sender, err := j.newSender()
-		s.sender, s.receiver, s.tokens = sender, s.client, sender
+		s.sender, s.receiver = sender, s.client
+		s.tokens, _ = sender.(endpoint.TokenReader)
 		return err
 	}
 	receiver, err := j.newReceiver()
-	s.sender, s.receiver, s.tokens = s.client, receiver, receiver
+	s.sender, s.receiver = s.client, receiver
+	s.tokens, _ = receiver.(endpoint.TokenReader)
 	return err
 }
 
@@ -270,6 +267,7 @@ func (j *Job) replicate(ctx context.Context, s sides, progress func(replication.
 	report, err := replication.Run(ctx, s.sender, s.receiver, replication.Options{
 		InitialPolicy: replication.InitialPolicy(j.conf.ConflictResolution.InitialReplication),
 		Concurrency:   j.conf.Replication.Concurrency.Steps,
+		Estimates:     j.conf.Replication.Concurrency.SizeEstimates,
 		Tokens:        s.tokens,
 		Protection:    newProtection(j.conf.Replication.Protection),
 		Progress:      progress,

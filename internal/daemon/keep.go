@@ -9,11 +9,11 @@ import (
 	"sync/atomic"
 
 	"github.com/dualrepl/dualrepl/endpoint"
-	"github.com/dualrepl/dualrepl/endpoint/dir"
 	"github.com/dualrepl/dualrepl/pdu"
 )
 
-// A keep is the directory that a job keeps its versions in. Once something was seen in
+// A keep is the directory that a job keeps its versions in; there is none for datasets,
+// whose pool is there or not. Once something was seen in
 // it, it may not be gone or empty: a disk that is unmounted leaves it so, and everything
 // would begin anew, in full, on the file system below.
 type keep struct {
@@ -23,6 +23,9 @@ type keep struct {
 
 // check refuses to begin anew where versions were: endpoint.ErrFailedPrecondition.
 func (k *keep) check() error {
+	if k.path == "" {
+		return nil
+	}
 	used, err := hasEntries(k.path)
 	switch {
 	case err == nil && used:
@@ -52,13 +55,8 @@ func hasEntries(dir string) (bool, error) {
 
 // keptSender tells nobody that there are no snapshots where they are out of reach.
 type keptSender struct {
-	*dir.Sender
+	ownSender
 	keep *keep
-}
-
-func (j *Job) newSender() (keptSender, error) {
-	sender, err := newSender(j.conf, j.base)
-	return keptSender{sender, j.keep}, err
 }
 
 // ListFilesystems implements endpoint.Endpoint.
@@ -66,19 +64,14 @@ func (s keptSender) ListFilesystems(ctx context.Context, req *pdu.ListFilesystem
 	if err := s.keep.check(); err != nil {
 		return nil, err
 	}
-	return s.Sender.ListFilesystems(ctx, req)
+	return s.ownSender.ListFilesystems(ctx, req)
 }
 
 // keptReceiver refuses what would make the directory anew, or tell a sender that nothing
 // was received yet.
 type keptReceiver struct {
-	*dir.Receiver
+	ownReceiver
 	keep *keep
-}
-
-func (j *Job) newReceiver() (keptReceiver, error) {
-	receiver, err := newReceiver(j.conf, j.base)
-	return keptReceiver{receiver, j.keep}, err
 }
 
 // ListFilesystems implements endpoint.Endpoint.
@@ -86,7 +79,7 @@ func (r keptReceiver) ListFilesystems(ctx context.Context, req *pdu.ListFilesyst
 	if err := r.keep.check(); err != nil {
 		return nil, err
 	}
-	return r.Receiver.ListFilesystems(ctx, req)
+	return r.ownReceiver.ListFilesystems(ctx, req)
 }
 
 // Receive implements endpoint.Receiver.
@@ -94,5 +87,5 @@ func (r keptReceiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream i
 	if err := r.keep.check(); err != nil {
 		return nil, err
 	}
-	return r.Receiver.Receive(ctx, req, stream)
+	return r.ownReceiver.Receive(ctx, req, stream)
 }

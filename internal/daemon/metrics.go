@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/dualrepl/dualrepl/internal/prune"
 	"github.com/dualrepl/dualrepl/rpc"
 )
 
@@ -32,6 +33,8 @@ type metrics struct {
 	steps        *prometheus.CounterVec
 	bytes        *prometheus.CounterVec
 	snapshots    *prometheus.CounterVec
+	prunings     *prometheus.CounterVec
+	destroyed    *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -48,10 +51,12 @@ func newMetrics() *metrics {
 		steps:     counter("replication_steps_total", "Steps that were completed.", "job"),
 		bytes:     counter("replication_bytes_total", "Bytes of streams handed to the receiver.", "job"),
 		snapshots: counter("snapshots_total", "Snapshots of filesystems.", "job", "result"),
+		prunings:  counter("prunings_total", "Prunings that ended.", "job", "side", "result"),
+		destroyed: counter("snapshots_destroyed_total", "Snapshots that prunings have destroyed.", "job", "side"),
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.replications, m.lastSuccess, m.attempts, m.steps, m.bytes, m.snapshots,
+		m.replications, m.lastSuccess, m.attempts, m.steps, m.bytes, m.snapshots, m.prunings, m.destroyed,
 	)
 	return m
 }
@@ -77,6 +82,13 @@ func (m *metrics) of(j *Job) jobMetrics {
 	if j.sends() {
 		m.snapshots.WithLabelValues(name, resultDone)
 		m.snapshots.WithLabelValues(name, resultFailed)
+	}
+	for side, rules := range j.rulesOf() {
+		if len(rules) > 0 {
+			m.prunings.WithLabelValues(name, side, resultDone)
+			m.prunings.WithLabelValues(name, side, resultFailed)
+			m.destroyed.WithLabelValues(name, side)
+		}
 	}
 	return jobMetrics{m, name}
 }
@@ -109,6 +121,16 @@ func (m jobMetrics) snapshotsTaken(snapshots []Snapshot, err error) {
 		}
 		m.snapshots.WithLabelValues(m.job, result).Inc()
 	}
+}
+
+// pruned counts a pruning of one side.
+func (m jobMetrics) pruned(r *prune.Report, err error) {
+	result := resultDone
+	if err != nil {
+		result = resultFailed
+	}
+	m.prunings.WithLabelValues(m.job, r.Target, result).Inc()
+	m.destroyed.WithLabelValues(m.job, r.Target).Add(float64(r.Destroyed()))
 }
 
 // watchPeer tells whether the client is connected.

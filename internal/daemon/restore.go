@@ -22,6 +22,9 @@ import (
 // only what was lost may go back to its place. The error is endpoint.ErrInvalid if nothing
 // of the names or the target's can ever be.
 func (j *Job) Restore(ctx context.Context, filesystem, version, target string, progress StoreProgress) (*dir.RestoreReport, error) {
+	if err := j.onlyDirectories(restore); err != nil {
+		return nil, err
+	}
 	report, err := j.restore(ctx, filesystem, version, target, progress)
 	if err != nil {
 		err = fmt.Errorf("job %s: %w", j.Name(), err)
@@ -40,7 +43,7 @@ func (j *Job) restore(ctx context.Context, filesystem, version, target string, p
 	if err != nil {
 		return nil, err
 	}
-	found, err := j.choose(filesystem, version)
+	found, err := j.choose(ctx, filesystem, version)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +120,12 @@ func relation(real, place string) string {
 }
 
 // places are the directories that a job keeps versions in and, if asked for, those that it
-// takes snapshots of.
+// takes snapshots of. A zfs job has none.
 func places(j config.Job, sources bool) []string {
-	all := []string{cmp.Or(j.Endpoint.Store, j.Endpoint.Root)}
+	var all []string
+	if place := cmp.Or(j.Endpoint.Store, j.Endpoint.Root); place != "" {
+		all = append(all, place)
+	}
 	if sources {
 		all = append(all, slices.Sorted(maps.Values(j.Endpoint.Directories))...)
 	}
@@ -127,8 +133,8 @@ func places(j config.Job, sources bool) []string {
 }
 
 // choose finds the version to restore; "" is the newest.
-func (j *Job) choose(filesystem, version string) (dir.StoredVersion, error) {
-	good, damaged, err := j.snapshots(filesystem)
+func (j *Job) choose(ctx context.Context, filesystem, version string) (dir.StoredVersion, error) {
+	good, damaged, err := j.snapshots(ctx, filesystem)
 	switch {
 	case err != nil:
 		return dir.StoredVersion{}, err
@@ -159,7 +165,7 @@ func newest(filesystem string, good, damaged []dir.StoredVersion) (dir.StoredVer
 
 // snapshots lists a filesystem's versions that have files, those that can be read in
 // their order.
-func (j *Job) snapshots(filesystem string) (good, damaged []dir.StoredVersion, err error) {
+func (j *Job) snapshots(ctx context.Context, filesystem string) (good, damaged []dir.StoredVersion, err error) {
 	store, name, err := j.locate(filesystem)
 	if err != nil {
 		return nil, nil, err
@@ -170,7 +176,7 @@ func (j *Job) snapshots(filesystem string) (good, damaged []dir.StoredVersion, e
 	}
 	i := slices.IndexFunc(list, func(item dir.StoredFilesystem) bool { return item.Name == name })
 	if i < 0 {
-		return nil, nil, fmt.Errorf("%w: filesystem %s; %s", endpoint.ErrNotFound, filesystem, enumerate(j.stored()))
+		return nil, nil, fmt.Errorf("%w: filesystem %s; %s", endpoint.ErrNotFound, filesystem, enumerate(j.stored(ctx)))
 	}
 	for _, v := range list[i].Versions {
 		switch {
@@ -185,8 +191,8 @@ func (j *Job) snapshots(filesystem string) (good, damaged []dir.StoredVersion, e
 }
 
 // stored are the names of the filesystems that the job's store has.
-func (j *Job) stored() []string {
-	list, _ := j.List() // what cannot be listed cannot be told
+func (j *Job) stored(ctx context.Context) []string {
+	list, _ := j.List(ctx) // what cannot be listed cannot be told
 	names := make([]string, len(list))
 	for i, item := range list {
 		names[i] = item.Name
@@ -217,8 +223,8 @@ func enumerate(names []string) string {
 }
 
 // sizes are those of each filesystem's newest version, of what can be listed.
-func (j *Job) sizes() map[string]uint64 {
-	list, _ := j.List() // they only say how long something may take
+func (j *Job) sizes(ctx context.Context) map[string]uint64 {
+	list, _ := j.List(ctx) // they only say how long something may take
 	sizes := make(map[string]uint64)
 	for _, item := range list {
 		for _, v := range item.Versions {

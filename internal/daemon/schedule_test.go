@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/dualrepl/dualrepl/internal/config"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -32,7 +34,7 @@ func TestEvery(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				start := time.Now()
 				var got []time.Duration
-				every(ctx, start.Add(tc.first*time.Second), 10*time.Second, func() {
+				every(ctx, start.Add(tc.first*time.Second), intervals(10*time.Second), func() {
 					got = append(got, time.Since(start)/time.Second)
 					time.Sleep(tc.takes[len(got)-1] * time.Second)
 					if len(got) == len(tc.takes) {
@@ -55,7 +57,7 @@ func TestEveryAndOnWake(t *testing.T) {
 		wake := make(chan struct{}, 1)
 		go func() { time.Sleep(13 * time.Second); signal(wake) }()
 		var got []time.Duration
-		everyAndOnWake(ctx, start, 10*time.Second, wake, func() {
+		everyAndOnWake(ctx, start, intervals(10*time.Second), wake, func() {
 			if got = append(got, time.Since(start)/time.Second); len(got) == 4 {
 				cancel()
 			}
@@ -66,10 +68,62 @@ func TestEveryAndOnWake(t *testing.T) {
 	})
 }
 
+// TestTimetable: each type of snapshotting has its times, which those that a call
+// covered fall out of.
+func TestTimetable(t *testing.T) {
+	for _, tc := range []struct {
+		snapshotting config.Snapshotting
+		want         []time.Duration // after midnight
+	}{
+		{config.Snapshotting{Type: config.SnapshottingPeriodic, Interval: 6 * time.Hour}, []time.Duration{0, 6, 12, 24}},
+		{config.Snapshotting{Type: config.SnapshottingCron, Cron: "CRON_TZ=UTC 0 3,12,15 * * *"}, []time.Duration{3, 12, 15, 27}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			times, err := newTimetable(&tc.snapshotting)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			midnight, first := time.Now(), time.Now() // as synctest begins
+			if tc.snapshotting.Type == config.SnapshottingCron {
+				first = times(first, first)
+			}
+			var got []time.Duration
+			every(ctx, first, times, func() {
+				got = append(got, time.Since(midnight)/time.Hour)
+				switch len(got) {
+				case 3:
+					time.Sleep(7 * time.Hour)
+				case 4:
+					cancel()
+				}
+			})
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("%+v: called after %v hours, want %v", tc.snapshotting, got, tc.want)
+			}
+		})
+	}
+	if times, err := newTimetable(&config.Snapshotting{Type: config.SnapshottingManual}); times != nil || err != nil {
+		t.Errorf("by hand: %v", err)
+	}
+	if _, err := newTimetable(&config.Snapshotting{Type: config.SnapshottingCron, Cron: "never"}); err == nil {
+		t.Error("never is a time")
+	}
+}
+
+// TestEveryWithoutTime: a timetable that is at its end calls nobody any more.
+func TestEveryWithoutTime(t *testing.T) {
+	calls := 0
+	every(t.Context(), time.Now(), func(time.Time, time.Time) time.Time { return time.Time{} }, func() { calls++ })
+	if calls != 1 {
+		t.Errorf("%d calls, want 1", calls)
+	}
+}
+
 func TestEveryEndsBeforeTheFirstCall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	every(ctx, time.Now().Add(time.Hour), time.Hour, func() { t.Error("called") })
+	every(ctx, time.Now().Add(time.Hour), intervals(time.Hour), func() { t.Error("called") })
 }
 
 // TestOnWake: signals that come while fn works are one call, and none is lost.

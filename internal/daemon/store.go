@@ -8,25 +8,74 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/endpoint/dir"
 	"github.com/dualrepl/dualrepl/internal/config"
+	"github.com/dualrepl/dualrepl/pdu"
 	"github.com/dualrepl/dualrepl/transport"
 )
 
 // List lists what is in the job's store; a sink's filesystems are below the identity
-// of their client. A store that nothing came to yet is empty.
-func (j *Job) List() (list []dir.StoredFilesystem, err error) {
-	if j.conf.Type == config.TypeSink {
+// of their client. A store that nothing came to yet is empty. Of the versions of a zfs or
+// btrfs endpoint, Files and Bytes are unknown and 0.
+func (j *Job) List(ctx context.Context) (list []dir.StoredFilesystem, err error) {
+	switch {
+	case j.conf.Endpoint.Type != config.EndpointDir:
+		list, err = j.listEndpoint(ctx)
+	case j.conf.Type == config.TypeSink:
 		list, err = listClients(j.Store())
-	} else {
+	default:
 		list, err = listStore(j.Store(), "")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("job %s: %w", j.Name(), err)
 	}
 	return list, nil
+}
+
+// listEndpoint lists what the job's endpoint tells.
+func (j *Job) listEndpoint(ctx context.Context) (list []dir.StoredFilesystem, err error) {
+	var e endpoint.Endpoint
+	if j.sends() {
+		e, err = j.openSender()
+	} else {
+		e, err = j.openReceiver(false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	filesystems, err := e.ListFilesystems(ctx, &pdu.ListFilesystemReq{})
+	if err != nil {
+		return nil, err
+	}
+	for _, fs := range filesystems.GetFilesystems() {
+		if fs.GetIsPlaceholder() {
+			continue
+		}
+		versions, err := e.ListFilesystemVersions(ctx, &pdu.ListFilesystemVersionsReq{Filesystem: fs.GetPath()})
+		if errors.Is(err, endpoint.ErrNotFound) {
+			continue // it was destroyed since it was listed
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, newStored(fs.GetPath(), versions.GetVersions()))
+	}
+	return list, nil
+}
+
+func newStored(filesystem string, versions []*pdu.FilesystemVersion) dir.StoredFilesystem {
+	stored := dir.StoredFilesystem{Name: filesystem}
+	for _, v := range versions {
+		created, _ := time.Parse(time.RFC3339, v.GetCreation()) // our own endpoint's
+		stored.Versions = append(stored.Versions, dir.StoredVersion{
+			Name: v.GetName(), GUID: v.GetGuid(), CreateTXG: v.GetCreateTXG(), Creation: created,
+			Bookmark: v.GetType() == pdu.FilesystemVersion_Bookmark,
+		})
+	}
+	return stored
 }
 
 // listClients lists the stores of a sink's clients.
@@ -103,7 +152,10 @@ func (v Verified) Good() bool { return v.Err == nil && len(v.Report.Mismatches) 
 // The error joins those of all versions; it is nil if mismatches are all that was
 // found.
 func (j *Job) Verify(ctx context.Context, progress StoreProgress) ([]Verified, error) {
-	list, err := j.List()
+	if err := j.onlyDirectories(verify); err != nil {
+		return nil, err
+	}
+	list, err := j.List(ctx)
 	if err != nil {
 		return nil, err
 	}

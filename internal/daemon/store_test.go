@@ -33,7 +33,7 @@ func newStore(t *testing.T) (*place, *Job) {
 
 func TestListAndRestore(t *testing.T) {
 	p, job := newStore(t)
-	list, err := job.List()
+	list, err := job.List(t.Context())
 	if err != nil || len(list) != 1 || len(list[0].Versions) != 2 {
 		t.Fatalf("%+v, %v", list, err)
 	}
@@ -58,7 +58,7 @@ func TestRestoreRefuses(t *testing.T) {
 	if err := os.Symlink(p.path("source"), p.path("link")); err != nil {
 		t.Fatal(err)
 	}
-	versions, err := job.List()
+	versions, err := job.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestListOfNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list, err := job.List(); err != nil || len(list) != 0 {
+	if list, err := job.List(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
 	if all, err := job.Verify(t.Context(), nil); err != nil || len(all) != 0 {
@@ -231,7 +231,7 @@ func TestSinkStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := sink.List()
+	list, err := sink.List(t.Context())
 	if err != nil || len(list) != 1 || list[0].Name != "fe80::1%eth0/docs" {
 		t.Fatalf("%+v, %v", list, err)
 	}
