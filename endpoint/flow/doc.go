@@ -14,6 +14,6 @@
 // every buffered stream is.
 //
 // One goroutine fills a buffer. It belongs to the stream: it begins with the first
-// Read, and has ended when a sender's stream is closed, or Receive returns. An error
+// Read, at a receiver after the start of the stream was taken, and has ended when a sender's stream is closed, or Receive returns. An error
 // of the stream comes after all bytes that were read before it.
 package flow

@@ -103,11 +103,16 @@ func (s *sentStream) Close() error {
 	return s.program.Close()
 }
 
+// startSize is how much of a stream a receiver may look at before it decides to take it,
+// in bytes; it is not read ahead.
+const startSize = 4 << 10
+
 // Receiver returns r with limit and read-ahead around what it receives; r itself if
 // there is to be neither. What is returned is an endpoint.TokenReader if r is.
 //
 // A buffered Receive returns once the Read of the stream that has begun has ended. It
-// does not begin one before r reads, so that what r refuses unseen is refused at once.
+// begins to read ahead when r has taken the start of the stream, so that what r refuses
+// for its start, or because it is busy, is refused at once.
 func Receiver(r endpoint.Receiver, opts Options) endpoint.Receiver {
 	if opts.none() {
 		return r
@@ -134,7 +139,7 @@ func (r receiver) Receive(ctx context.Context, req *pdu.ReceiveReq, stream io.Re
 	if r.opts.Buffer > 0 {
 		ahead := newReadAhead(flowing, stream, r.opts.Buffer)
 		defer ahead.wait()
-		stream = ahead
+		stream = io.MultiReader(io.LimitReader(stream, startSize), ahead)
 	}
 	defer stop(errClosed) // before the wait
 	return r.Receiver.Receive(ctx, req, stream)

@@ -407,11 +407,9 @@ func TestWriteFails(t *testing.T) {
 
 // A stream that is neither data nor an end must not keep a processor busy for ever.
 func TestNoProgress(t *testing.T) {
-	err := receive(t, flow.Options{Buffer: mib}, empty{}, func(_ context.Context, stream io.Reader) error {
-		_, err := io.Copy(io.Discard, stream)
-		return err
-	})
-	if !errors.Is(err, io.ErrNoProgress) {
+	stream := send(t, flow.Options{Buffer: mib}, func(context.Context) io.ReadCloser { return io.NopCloser(empty{}) })
+	defer stream.Close()
+	if _, err := io.Copy(io.Discard, stream); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("error is %v", err)
 	}
 }
