@@ -22,6 +22,10 @@ type offered struct {
 	received bool // it was not made here: there is nothing to take snapshots of
 }
 
+// offers say of the filesystems that were found whether they were received. A name that is also
+// a subvolume's is that one's.
+type offers map[string]bool
+
 // filesystems lists what is offered, sorted so that parents come before children.
 func (s *Sender) filesystems(ctx context.Context) ([]offered, error) {
 	root, err := openRoot(s.opts.Root)
@@ -29,18 +33,17 @@ func (s *Sender) filesystems(ctx context.Context) ([]offered, error) {
 		return nil, err
 	}
 	defer root.Close()
-	found := map[offered]bool{}
+	found := offers{}
 	if err := s.search(ctx, root, "", found); err != nil {
 		return nil, err
 	}
 	if isFilesystem(root) {
-		found[offered{name: RootFilesystem}] = true
-		delete(found, offered{RootFilesystem, true})
+		found[RootFilesystem] = false
 	}
 	var list []offered
-	for fs := range found {
-		if s.opts.Filter(fs.name) {
-			list = append(list, fs)
+	for name, received := range found {
+		if s.opts.Filter(name) {
+			list = append(list, offered{name, received})
 		}
 	}
 	slices.SortFunc(list, func(a, b offered) int { return comparePaths(a.name, b.name) })
@@ -59,7 +62,7 @@ func comparePaths(a, b string) int {
 }
 
 // search finds filesystems below dir, whose path from the root is prefix.
-func (s *Sender) search(ctx context.Context, dir *folder, prefix string, found map[offered]bool) error {
+func (s *Sender) search(ctx context.Context, dir *folder, prefix string, found offers) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -71,8 +74,8 @@ func (s *Sender) search(ctx context.Context, dir *folder, prefix string, found m
 		parent, last := path.Split(path.Join(prefix, p))
 		parent = strings.TrimSuffix(parent, "/")
 		if version, ok := strings.CutPrefix(last, "@"); ok && validateFilesystem(parent) == nil && validateVersion(version) == nil {
-			if fs := (offered{parent, true}); !found[fs] && dir.has(path.Join(path.Dir(p), metaDir)) {
-				found[fs] = true
+			if _, ok := found[parent]; !ok && dir.has(path.Join(path.Dir(p), metaDir)) {
+				found[parent] = true
 			}
 			continue
 		}
@@ -90,9 +93,9 @@ func (f *folder) has(name string) bool {
 }
 
 // searchChild looks at the subvolume at path p below dir and at those in it. One that
-// cannot be a filesystem is logged and left out: so is what is mounted over, or was just
-// moved away.
-func (s *Sender) searchChild(ctx context.Context, dir *folder, p, name string, found map[offered]bool) error {
+// cannot be a filesystem is logged and left out: so is one that another type of file system
+// is mounted over, or that was just moved away.
+func (s *Sender) searchChild(ctx context.Context, dir *folder, p, name string, found offers) error {
 	err := validateFilesystem(name)
 	if err == nil && name == RootFilesystem {
 		err = fmt.Errorf("%w: that name is the root's", endpoint.ErrInvalid)
@@ -113,7 +116,7 @@ func (s *Sender) searchChild(ctx context.Context, dir *folder, p, name string, f
 	if err != nil || v.readOnly {
 		return nil
 	}
-	found[offered{name: name}] = true
+	found[name] = false
 	return s.search(ctx, child, name, found)
 }
 

@@ -87,7 +87,7 @@ type receivedArgs struct {
 
 // subvolInfo is struct btrfs_ioctl_get_subvol_info_args; what is not used has no name.
 type subvolInfo struct {
-	treeid   uint64
+	_        uint64                 // treeid
 	_        [maxNameBytes + 1]byte // name
 	_        [3]uint64              // parent_id, dirid, generation
 	flags    uint64
@@ -157,7 +157,6 @@ var errNoSubvolume = fmt.Errorf("%w: this is no btrfs subvolume", endpoint.ErrFa
 
 // subvolume is what the kernel knows of a subvolume.
 type subvolume struct {
-	id       uint64 // on its file system
 	readOnly bool
 	own      uuid
 	received uuid // zero: it was not received
@@ -187,7 +186,7 @@ func statSubvolume(dir *os.File) (subvolume, error) {
 		return subvolume{}, fmt.Errorf("subvolume %s: %w", clean(dir), kernelError(err))
 	}
 	return subvolume{
-		id: info.treeid, readOnly: info.flags&rootReadOnly != 0, own: info.uuid, received: info.received,
+		readOnly: info.flags&rootReadOnly != 0, own: info.uuid, received: info.received,
 		txg: info.otransid, created: time.Unix(int64(info.otime.sec), int64(info.otime.nsec)),
 	}, nil
 }

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"time"
 
@@ -210,7 +210,7 @@ func (in *incoming) commit(f *filesystem, jail *folder, versions []version) erro
 	err = f.updateState(func(s *state) error {
 		s.keepOnly(versions)
 		s.setCreation(guid, in.created)
-		s.Marks = append(s.Marks, mark{markLastReceived, in.owner, guid})
+		s.addMark(mark{markLastReceived, in.owner, guid})
 		return nil
 	})
 	if err != nil {
@@ -227,18 +227,33 @@ func (in *incoming) commit(f *filesystem, jail *folder, versions []version) erro
 
 // destroyReceiving destroys what a receive worked in. The caller has the lock.
 func (f *filesystem) destroyReceiving() error {
-	jail, err := f.meta.child(receivingName, false)
+	err := f.meta.destroyTree(receivingName)
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return nil
 	}
+	return err
+}
+
+// destroyTree destroys a subvolume and those in it, wherever a stream had them moved.
+func (f *folder) destroyTree(name string) error {
+	dir, err := f.child(name, false)
 	if err != nil {
 		return err
 	}
-	defer jail.Close()
-	for _, name := range []string{incomingName, baseName} {
-		if err := destroySubvolume(jail.file, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	defer dir.Close()
+	paths, err := childPaths(dir.file)
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		parent, err := dir.descend(path.Dir(p), false)
+		if err != nil {
+			return err
+		}
+		err = parent.destroyTree(path.Base(p))
+		if err = errors.Join(err, parent.Close()); err != nil {
 			return err
 		}
 	}
-	return destroySubvolume(f.meta.file, receivingName)
+	return destroySubvolume(f.file, name)
 }

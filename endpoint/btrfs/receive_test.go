@@ -260,6 +260,10 @@ func TestHostileStream(t *testing.T) {
 		"beside itself": {[][]byte{
 			build(8, ino, named("x"), value(attrPathLink, "..")), build(3, ino, named("x/planted")), build(4, ino, named("x/dir")),
 		}, nil},
+		"moved away": {[][]byte{
+			build(8, ino, named("x"), value(attrPathLink, "..")), build(4, ino, named("x/dir")),
+			build(9, named("x/"+incomingName), value(attrPathTo, "x/dir/moved")),
+		}, errAny},
 		"upwards":           {[][]byte{build(3, named("../planted"))}, endpoint.ErrInvalid},
 		"another subvolume": {[][]byte{build(cmdSubvol, named("planted"), idAttr(attrUUID, idOther))}, endpoint.ErrInvalid},
 		"another's data": {[][]byte{
@@ -278,6 +282,38 @@ func TestHostileStream(t *testing.T) {
 		}
 		if entries, err := os.ReadDir(victim); len(entries) > 0 || err != nil {
 			t.Errorf("%s: %v is outside, %v", name, entries, err)
+		}
+		r.clean()
+		r.forget()
+	}
+}
+
+// TestHostileCompression: what would have the program write, or read, outside of its memory does not
+// get to it. What just lies is its own affair.
+func TestHostileCompression(t *testing.T) {
+	r := newRig(t)
+	if !r.receiver.program.version2() {
+		t.Skip("the btrfs program does not know version 2")
+	}
+	r.write("file", []byte("text"))
+	one := r.snapshot("one")
+	id := idOf(t, r.stream(nil, one))
+	begin := build(cmdSubvol, named("@one"), idAttr(attrUUID, id), number(attrCtransid, 7))
+	for name, tt := range map[string]struct {
+		data []byte
+		want error
+	}{
+		"a segment that is too long":          {encoded(lzo64K, 1<<10, 0, 1<<10, lzo(60000)), nil},
+		"a second segment":                    {encoded(lzo64K, 64<<10, 0, 4<<10, lzo(60000, 60000)), endpoint.ErrInvalid},
+		"memory without end":                  {encoded(2, 1<<40, 0, 4<<10, []byte("x")), endpoint.ErrInvalid},
+		"more than there is":                  {encoded(lzo4K, 4<<10, 0, 1<<20, lzo(4<<10)), endpoint.ErrInvalid},
+		"from behind the end":                 {encoded(lzo4K, 4<<10, 1<<30, 4<<10, lzo(4<<10)), endpoint.ErrInvalid},
+		"what the kernel does not take as is": {encoded(lzo4K, 4000, 0, 4000, lzo(4000)), nil},
+	} {
+		stream := slices.Concat([]byte("btrfs-stream\x00\x02\x00\x00\x00"), begin, build(3, number(3, 260), named("file")), tt.data, end)
+		err := r.receive(one, bytes.NewReader(stream))
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
 		}
 		r.clean()
 		r.forget()

@@ -73,6 +73,9 @@ func (r *Receiver) clean() {
 		r.log.Warn("cannot look for interrupted receives", "err", err)
 	}
 	for _, c := range clients {
+		if c.Name() == metaDir {
+			continue // a sender's
+		}
 		if dir, err := root.child(c.Name(), false); err == nil {
 			r.cleanBelow(dir)
 			dir.Close()
@@ -142,6 +145,9 @@ func (r *Receiver) client(ctx context.Context) (string, error) {
 	}
 	if err := transport.ValidateClientIdentity(id); err != nil {
 		return "", fmt.Errorf("%w: %w", endpoint.ErrPermission, err)
+	}
+	if id == metaDir { // a sender's, should it have the same root
+		return "", fmt.Errorf("%w: a client cannot be called %s", endpoint.ErrPermission, metaDir)
 	}
 	return id, nil
 }

@@ -260,6 +260,73 @@ func TestClients(t *testing.T) {
 	}
 }
 
+// TestClientNamedLikeStore: a client gets no other directory than one of its own.
+func TestClientNamedLikeStore(t *testing.T) {
+	r := newRig(t)
+	one := r.snapshot("one")
+	receiver := r.newReceiver(ReceiverOptions{Root: filepath.Join(r.top, "send"), PerClient: true})
+	ctx := transport.ContextWithClientIdentity(t.Context(), metaDir)
+	_, err := receiver.DestroySnapshots(ctx, &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{one}})
+	if !errors.Is(err, endpoint.ErrPermission) {
+		t.Errorf("DestroySnapshots: %v", err)
+	}
+	theVersion(t, r.sender, testFS, "one")
+}
+
+// TestReceivedIntoSubvolume: what is a filesystem already is not listed twice.
+func TestReceivedIntoSubvolume(t *testing.T) {
+	r := newRig(t)
+	one := r.snapshot("one")
+	r.subvolume(filepath.Join(r.root, testFS))
+	r.step(nil, one)
+	sender, err := NewSender(SenderOptions{Root: r.root, Job: "onwards"})
+	r.must(err)
+	res, err := sender.ListFilesystems(t.Context(), &pdu.ListFilesystemReq{})
+	if err != nil || len(res.GetFilesystems()) != 1 {
+		t.Errorf("filesystems are %v, %v", res, err)
+	}
+}
+
+// TestDestroyNeedsNoRoom: where nothing can be written, as on a full disk, snapshots can go.
+func TestDestroyNeedsNoRoom(t *testing.T) {
+	r := newRig(t)
+	one := r.snapshot("one")
+	two := r.snapshot("two")
+	r.step(nil, one)
+	r.step(one, two)
+	r.must(os.Mkdir(filepath.Join(r.root, testFS, metaDir, stateTempName), 0o700))
+	res, err := r.receiver.DestroySnapshots(t.Context(), &pdu.DestroySnapshotsReq{Filesystem: testFS, Snapshots: []*pdu.FilesystemVersion{one}})
+	r.must(err)
+	if got := res.Results[0].Error; got != "" {
+		t.Errorf("DestroySnapshots: %s", got)
+	}
+	if got := list(t, r.receiver, testFS); !slices.Equal(names(got), []string{"two"}) {
+		t.Errorf("there are %v", got)
+	}
+}
+
+// TestFailedCommits: the state does not grow with the attempts.
+func TestFailedCommits(t *testing.T) {
+	r := newRig(t)
+	one := r.snapshot("one")
+	r.must(os.MkdirAll(filepath.Join(r.root, testFS, "@one"), 0o755)) // in the way
+	path := filepath.Join(r.root, testFS, metaDir, stateName)
+	var first []byte
+	for range 2 {
+		if err := r.receive(one, bytes.NewReader(r.stream(nil, one))); !errors.Is(err, endpoint.ErrFailedPrecondition) {
+			t.Errorf("Receive: %v", err)
+		}
+		r.clean()
+		data, err := os.ReadFile(path)
+		r.must(err)
+		if first == nil {
+			first = data
+		} else if !bytes.Equal(data, first) {
+			t.Errorf("the state is %s, and was %s", data, first)
+		}
+	}
+}
+
 // TestNested: a subvolume within another one is a filesystem of its own, and not in the
 // other's versions.
 func TestNested(t *testing.T) {

@@ -197,9 +197,16 @@ func TestDestroyWhileSent(t *testing.T) {
 // TestCompressed: what is compressed on disk crosses so if all can do that, and arrives
 // in either case.
 func TestCompressed(t *testing.T) {
+	for _, method := range []string{"zlib", "lzo", "zstd"} {
+		t.Run(method, func(t *testing.T) { testCompressed(t, method) })
+	}
+}
+
+func testCompressed(t *testing.T, method string) {
 	r := newRig(t)
-	r.command("btrfs", "property", "set", r.source, "compression", "zstd")
+	r.command("btrfs", "property", "set", r.source, "compression", method)
 	r.write("file", bytes.Repeat([]byte("compress me "), 1<<17))
+	r.write("small", bytes.Repeat([]byte("compress me "), 99))
 	r.must(unix.Syncfs(openFile(t, r.source)))
 	one := r.snapshot("one")
 	encoded := map[string]bool{}

@@ -68,6 +68,13 @@ func (s *state) setMarks(kind markKind, of owner, guids ...uint64) {
 	}
 }
 
+// addMark adds a mark to those that are there.
+func (s *state) addMark(m mark) {
+	if !slices.Contains(s.Marks, m) {
+		s.Marks = append(s.Marks, m)
+	}
+}
+
 // cursor returns the GUID of the owner's replication cursor; 0: none.
 func (s *state) cursor(of owner) uint64 {
 	for _, m := range s.Marks {
@@ -90,16 +97,12 @@ func (s *state) marksOn(guid uint64) (marks []mark) {
 
 // setCreation remembers when a version was created.
 func (s *state) setCreation(guid uint64, at time.Time) {
-	s.forget(guid)
+	s.Received = slices.DeleteFunc(s.Received, func(c creation) bool { return c.GUID == guid })
 	s.Received = append(s.Received, creation{guid, at})
 }
 
-// forget drops what is known of a version but for its marks.
-func (s *state) forget(guid uint64) {
-	s.Received = slices.DeleteFunc(s.Received, func(c creation) bool { return c.GUID == guid })
-}
-
-// keepOnly forgets the versions that are gone: somebody may have destroyed them by hand.
+// keepOnly forgets the versions that are gone. Destroying one does not: it has to be possible
+// on a full disk, where nothing can be written.
 func (s *state) keepOnly(versions []version) {
 	here := map[uint64]bool{}
 	for _, v := range versions {

@@ -37,23 +37,28 @@ const (
 	cmdEnd          = 21
 	cmdUpdateExtent = 22
 	cmdLastV1       = 22
+	cmdEncodedWrite = 25
 	cmdLastV2       = 25
 )
 
 // Kinds of attributes: the enum after it.
 const (
-	attrUUID          = 1
-	attrCtransid      = 2
-	attrSize          = 4
-	attrRdev          = 8
-	attrPath          = 15
-	attrPathTo        = 16
-	attrPathLink      = 17
-	attrData          = 19
-	attrCloneUUID     = 20
-	attrCloneCtransid = 21
-	attrClonePath     = 22
-	attrLast          = 31
+	attrUUID            = 1
+	attrCtransid        = 2
+	attrSize            = 4
+	attrRdev            = 8
+	attrPath            = 15
+	attrPathTo          = 16
+	attrPathLink        = 17
+	attrData            = 19
+	attrCloneUUID       = 20
+	attrCloneCtransid   = 21
+	attrClonePath       = 22
+	attrUnencodedPart   = 27 // how much of the decompressed data is written
+	attrUnencodedLen    = 28 // how long that data is
+	attrUnencodedOffset = 29 // where in it the part begins
+	attrCompression     = 30
+	attrLast            = 31
 )
 
 // errStream: no program would have made this stream.
@@ -345,6 +350,8 @@ func (f *filter) check(c command) error {
 		return f.checkDevice(a)
 	case cmdClone:
 		return f.redirect(c, a)
+	case cmdEncodedWrite:
+		return checkEncoded(c, a)
 	}
 	return nil
 }
@@ -390,4 +397,68 @@ func (f *filter) redirect(c command, a *attributes) error {
 	copy(a[attrCloneUUID], f.base[:])
 	c.seal()
 	return nil
+}
+
+const (
+	maxDecompressed = 128 << 10 // BTRFS_MAX_UNCOMPRESSED
+	lzo4K, lzo64K   = 3, 7      // BTRFS_ENCODED_IO_COMPRESSION_LZO_4K, _64K: a power of two each
+)
+
+// checkEncoded refuses compressed data that takes more memory than it says. Where the kernel
+// does not take it as it is, the program decompresses it, and believes what the command says.
+func checkEncoded(c command, a *attributes) error {
+	var sizes [3]uint64
+	for i, kind := range []int{attrUnencodedLen, attrUnencodedOffset, attrUnencodedPart} {
+		var err error
+		if sizes[i], err = a.number(kind); err != nil {
+			return err
+		}
+	}
+	whole, offset, part := sizes[0], sizes[1], sizes[2]
+	if whole > maxDecompressed || offset > whole || part > whole-offset {
+		return fmt.Errorf("%w: %d bytes from %d of %d decompressed ones", errStream, part, offset, whole)
+	}
+	if method := a[attrCompression]; len(method) == 4 {
+		if n := binary.LittleEndian.Uint32(method); n >= lzo4K && n <= lzo64K {
+			return checkLZO(c, a, int(whole), 4<<10<<(n-lzo4K))
+		}
+	}
+	return nil
+}
+
+// checkLZO refuses data with more segments than there is room for: the program lets each one
+// take a sector, wherever its memory ends. That ends with a sector here, as it does in the
+// kernel: the data of a small file has a length of its own.
+func checkLZO(c command, a *attributes, whole, sector int) error {
+	room := (whole + sector - 1) / sector
+	if n := lzoSegments(a[attrData], sector); n > room {
+		return fmt.Errorf("%w: LZO data of %d segments for %d bytes", errStream, n, whole)
+	}
+	if room*sector == whole {
+		return nil
+	}
+	if err := c.checkSum(); err != nil {
+		return err
+	}
+	binary.LittleEndian.PutUint64(a[attrUnencodedLen], uint64(room*sector))
+	c.seal()
+	return nil
+}
+
+// lzoSegments counts the segments that the program would find: the length of all is before the
+// first one, that of each before it, and never across the end of a sector.
+func lzoSegments(data []byte, sector int) (n int) {
+	if len(data) < 4 {
+		return 0
+	}
+	end := min(int64(binary.LittleEndian.Uint32(data)), int64(len(data)))
+	for at := int64(4); ; n++ {
+		if left := -at & int64(sector-1); left < 4 {
+			at += left
+		}
+		if end-at < 4 {
+			return n
+		}
+		at += 4 + int64(binary.LittleEndian.Uint32(data[at:]))
+	}
 }

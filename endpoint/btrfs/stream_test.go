@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -209,6 +210,64 @@ func TestFilterVersion2(t *testing.T) {
 	}
 }
 
+// lzo is data that LZO would decompress to segments of these sizes, all literals.
+func lzo(sizes ...int) []byte {
+	data := make([]byte, 4)
+	for _, n := range sizes {
+		length := bytes.Repeat([]byte{0}, 1+(n-19)/255) // then what is left of it, from 1 to 255
+		segment := slices.Concat(length, []byte{byte((n-19)%255 + 1)}, bytes.Repeat([]byte{'A'}, n), []byte{0x11, 0, 0})
+		data = append(binary.LittleEndian.AppendUint32(data, uint32(len(segment))), segment...)
+	}
+	binary.LittleEndian.PutUint32(data, uint32(len(data)))
+	return data
+}
+
+// encoded writes compressed data, of which the command says how long it is without.
+func encoded(method uint32, length, offset, part uint64, data []byte) []byte {
+	c := command{cmdEncodedWrite, build(cmdEncodedWrite, named("file"), number(18, 1), number(attrUnencodedLen, length),
+		number(attrUnencodedOffset, offset), number(attrUnencodedPart, part),
+		attr{attrCompression, binary.LittleEndian.AppendUint32(nil, method)})}
+	c.data = append(binary.LittleEndian.AppendUint16(c.data, attrData), data...)
+	c.seal()
+	return c.data
+}
+
+// TestFilterEncoded: compressed data is as the kernel makes it, so that the program has room for
+// what it decompresses.
+func TestFilterEncoded(t *testing.T) {
+	const zstd, k = 2, 1 << 10
+	half := lzo(4 * k)[:4*k]
+	tests := map[string]struct {
+		command []byte
+		want    []byte // nil: endpoint.ErrInvalid
+	}{
+		"zstd":                   {encoded(zstd, 128*k, 4*k, 124*k, half), encoded(zstd, 128*k, 4*k, 124*k, half)},
+		"a small file":           {encoded(zstd, 100, 0, 100, half), encoded(zstd, 100, 0, 100, half)},
+		"LZO":                    {encoded(lzo4K, 8*k, 0, 8*k, lzo(4*k, 4*k)), encoded(lzo4K, 8*k, 0, 8*k, lzo(4*k, 4*k))},
+		"LZO of a small file":    {encoded(lzo4K, 100, 0, 100, lzo(100)), encoded(lzo4K, 4*k, 0, 100, lzo(100))},
+		"LZO of large sectors":   {encoded(lzo64K, 64*k+1, 0, 5, lzo(64*k, 100)), encoded(lzo64K, 128*k, 0, 5, lzo(64*k, 100))},
+		"half of LZO data":       {encoded(lzo4K, 4*k, 0, 4*k, half), encoded(lzo4K, 4*k, 0, 4*k, half)},
+		"no LZO data":            {encoded(lzo4K, 0, 0, 0, nil), encoded(lzo4K, 0, 0, 0, nil)},
+		"too much":               {encoded(zstd, 128*k+1, 0, 4*k, half), nil},
+		"from behind the end":    {encoded(zstd, 4*k, 4*k+1, 0, half), nil},
+		"more than there is":     {encoded(zstd, 4*k, 1, 4*k, half), nil},
+		"more than can be":       {encoded(zstd, 4*k, 4*k, 1<<63, half), nil},
+		"LZO of more":            {encoded(lzo4K, 4*k, 0, 4*k, lzo(100, 100)), nil},
+		"LZO of nothing":         {encoded(lzo4K, 0, 0, 0, lzo(100)), nil},
+		"damaged, to be changed": {flip(encoded(lzo4K, 100, 0, 100, lzo(100)), 7), nil},
+		"half a number":          {build(cmdEncodedWrite, named("file"), value(attrUnencodedLen, "x")), nil},
+	}
+	for name, tt := range tests {
+		got, err := pass(2, false, tt.command, end)
+		if tt.want == nil && !errors.Is(err, endpoint.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tt.want != nil && (err != nil || !bytes.Equal(got, append(tt.want, end...))) {
+			t.Errorf("%s: %v, or it is changed", name, err)
+		}
+	}
+}
+
 // TestFilterEnd: a stream is whole only with its last command, and nothing comes after it.
 func TestFilterEnd(t *testing.T) {
 	mkdir := build(4, named("dir"))
@@ -239,6 +298,7 @@ func TestFilterEnd(t *testing.T) {
 // FuzzStream feeds what follows a stream's header, with right checksums: nothing that
 // passes names another subvolume or leads out of it.
 func FuzzStream(f *testing.F) {
+	f.Add(slices.Concat(subvol, encoded(lzo4K, 100, 0, 100, lzo(100)), end), byte(2))
 	f.Fuzz(func(t *testing.T, data []byte, version byte) {
 		resum(data)
 		commands := newCommandReader(bytes.NewReader(data), int(version))
@@ -287,6 +347,9 @@ func checkPassed(t *testing.T, data []byte, version int, b beginning) {
 		}
 		if p := "/" + string(a[attrPath]) + "/"; strings.Contains(p, "/../") {
 			t.Fatalf("path %q passes", p)
+		}
+		if whole, _ := a.number(attrUnencodedLen); c.kind == cmdEncodedWrite && whole > maxDecompressed {
+			t.Fatalf("%d bytes of compressed data pass", whole)
 		}
 		if id, err := a.id(attrCloneUUID); err != nil || id != (uuid{}) && c.kind == cmdClone && id != b.id && id != idBase {
 			t.Fatalf("clone of %v passes, %v", id, err)

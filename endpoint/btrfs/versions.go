@@ -152,7 +152,6 @@ func (f *filesystem) destroy(name string, guid uint64) error {
 		if marks := s.marksOn(v.guid()); len(marks) > 0 {
 			return fmt.Errorf("%w: %s@%s is held: %v", endpoint.ErrFailedPrecondition, f.name, name, marks)
 		}
-		s.forget(v.guid())
 		err = destroySubvolume(f.file, "@"+name)
 		if errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("%w; btrfs says so also of a snapshot that is being sent", err)
