@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,15 +25,19 @@ func (p *program) destroySnapshots(ctx context.Context, fs string, snapshots []*
 	if err != nil {
 		return nil, err
 	}
-	failed, names := map[string]error{}, []string(nil)
+	byName := map[string][]version{} // requests may be as long as the list
+	for _, v := range versions {
+		byName[v.name] = append(byName[v.name], v)
+	}
+	failed, wanted := map[string]error{}, map[string]bool{}
 	for _, v := range snapshots {
-		switch err := destroyable(versions, v); {
-		case err != nil:
+		if err := destroyable(byName[v.Name], v); err != nil {
 			failed[v.Name] = err
-		case !slices.Contains(names, v.Name):
-			names = append(names, v.Name)
+		} else {
+			wanted[v.Name] = true
 		}
 	}
+	names := slices.Sorted(maps.Keys(wanted))
 	for name, err := range inBatches(ctx, names, func(names []string) error { return p.destroy(ctx, fs, names) }) {
 		failed[name] = err
 	}

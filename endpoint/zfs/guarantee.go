@@ -37,6 +37,9 @@ func guarantee(req *pdu.SendReq) (pdu.ReplicationGuaranteeKind, error) {
 //
 // Whatever else steps before this one left behind goes afterwards.
 func (s *Sender) protect(ctx context.Context, st *step, g pdu.ReplicationGuaranteeKind) error {
+	if err := s.checkMarks(st, g); err != nil {
+		return err
+	}
 	var kept []version
 	switch g {
 	case pdu.ReplicationGuaranteeKind_GuaranteeResumability:
@@ -55,6 +58,23 @@ func (s *Sender) protect(ctx context.Context, st *step, g pdu.ReplicationGuarant
 	return s.destroyMarks(ctx, st, func(v *version) bool {
 		return isTentativeCursor(v, s.opts.Job) && !st.marks(v, g)
 	})
+}
+
+// checkMarks returns endpoint.ErrInvalid if zfs cannot have the bookmarks that the step needs,
+// now or when it is completed, as their names would be too long.
+func (s *Sender) checkMarks(st *step, g pdu.ReplicationGuaranteeKind) error {
+	var name string
+	switch g {
+	case pdu.ReplicationGuaranteeKind_GuaranteeResumability:
+		name = st.fs + "#" + cursorName(s.opts.Job, st.to.guid)
+	case pdu.ReplicationGuaranteeKind_GuaranteeIncrementalReplication:
+		name = st.fs + "#" + tentativeCursorName(s.opts.Job, st.to.guid)
+	}
+	if len(name) > endpoint.MaxNameLength {
+		return fmt.Errorf("%w: the bookmark %s would have %d bytes, and zfs takes at most %d: the names of the job and the filesystem are too long",
+			endpoint.ErrInvalid, name, len(name), endpoint.MaxNameLength)
+	}
+	return nil
 }
 
 // ends are To and From, if there is one, as far as they are wanted.

@@ -147,7 +147,7 @@ func (r *Receiver) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq
 			res.Filesystems = append(res.Filesystems, &pdu.Filesystem{Path: path, IsPlaceholder: d.placeholder, ResumeToken: d.token})
 		}
 	}
-	r.lister.listed(names)
+	r.lister.listed(root, names)
 	return res, nil
 }
 

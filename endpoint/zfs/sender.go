@@ -2,6 +2,7 @@ package zfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -102,7 +103,7 @@ func (s *Sender) ListFilesystems(ctx context.Context, _ *pdu.ListFilesystemReq) 
 		names[i] = d.name
 		res.Filesystems = append(res.Filesystems, &pdu.Filesystem{Path: d.name, IsPlaceholder: d.placeholder})
 	}
-	s.lister.listed(names)
+	s.lister.listed("", names)
 	return res, nil
 }
 
@@ -339,13 +340,19 @@ func (s *Sender) ReadResumeToken(ctx context.Context, token string) (endpoint.Re
 }
 
 // SendCompleted moves the job's replication cursor to the step's To, unless the
-// guarantee is none, and removes everything else that the job keeps on the filesystem.
+// guarantee is none, and removes everything else that the job keeps on the filesystem. It is
+// endpoint.ErrBusy while the job sends another step of the filesystem, which needs that.
 func (s *Sender) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (*pdu.SendCompletedRes, error) {
 	g, err := guarantee(req.GetOriginalReq())
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.completedStep(ctx, req.GetOriginalReq())
+	release, err := s.claim(req.GetOriginalReq(), g)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	st, err := s.completedStep(ctx, req.GetOriginalReq(), g)
 	if err != nil {
 		return nil, err
 	}
@@ -357,7 +364,7 @@ func (s *Sender) SendCompleted(ctx context.Context, req *pdu.SendCompletedReq) (
 }
 
 // completedStep needs no From: it may be gone, and nothing is made of it.
-func (s *Sender) completedStep(ctx context.Context, req *pdu.SendReq) (*step, error) {
+func (s *Sender) completedStep(ctx context.Context, req *pdu.SendReq, g pdu.ReplicationGuaranteeKind) (*step, error) {
 	if req.GetTo() == nil || req.GetTo().GetType() != pdu.FilesystemVersion_Snapshot {
 		return nil, fmt.Errorf("%w: a completed step has a snapshot as To", endpoint.ErrInvalid)
 	}
@@ -369,6 +376,24 @@ func (s *Sender) completedStep(ctx context.Context, req *pdu.SendReq) (*step, er
 	if st.versions, err = s.program.versions(ctx, st.fs); err != nil {
 		return nil, err
 	}
-	st.to, err = findVersion(st.versions, req.GetTo())
+	st.to, err = s.completedVersion(st.versions, req.GetTo(), g)
 	return st, err
+}
+
+// completedVersion finds To. Where it was destroyed meanwhile, the bookmark that marks it is as
+// good, and without a guarantee none is needed.
+func (s *Sender) completedVersion(versions []version, to *pdu.FilesystemVersion, g pdu.ReplicationGuaranteeKind) (version, error) {
+	v, err := findVersion(versions, to)
+	if !errors.Is(err, endpoint.ErrNotFound) {
+		return v, err
+	}
+	if g == pdu.ReplicationGuaranteeKind_GuaranteeNothing {
+		return version{name: to.GetName(), guid: to.GetGuid()}, nil
+	}
+	for _, v := range versions {
+		if v.guid == to.GetGuid() && (isCursor(&v, s.opts.Job) || isTentativeCursor(&v, s.opts.Job)) {
+			return v, nil
+		}
+	}
+	return v, err
 }

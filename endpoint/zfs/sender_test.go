@@ -171,6 +171,48 @@ func TestSendBusy(t *testing.T) {
 	stream.Close()
 }
 
+// TestSendCompletedBusy: a completion that comes late removes nothing from the step after it.
+func TestSendCompletedBusy(t *testing.T) {
+	s, log := scripted(t, SenderOptions{}, `[ "$1" != send ] || exec sleep 600`)
+	req, before := request("a/b", resumability, snapshot1, snapshot2), request("a/b", resumability, nil, snapshot1)
+	_, stream, err := s.Send(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if _, err := s.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: before}); !errors.Is(err, endpoint.ErrBusy) {
+		t.Errorf("the step before: %v", err)
+	}
+	if all := logged(log); strings.Contains(all, "\nbookmark ") || strings.Contains(all, "\nrelease ") {
+		t.Errorf("zfs does %s", all)
+	}
+	if _, err := s.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: req}); err != nil {
+		t.Errorf("the step itself: %v", err)
+	}
+	if stream.Close(); len(s.sending) != 0 {
+		t.Errorf("%v stay claimed", s.sending)
+	}
+}
+
+// TestProtectNames: a step whose cursor's name would be too long is refused before it is sent.
+func TestProtectNames(t *testing.T) {
+	longest := endpoint.MaxNameLength - len("#zrepl_CURSOR_G_0123456789abcdef_J_j")
+	for kind, longest := range map[pdu.ReplicationGuaranteeKind]int{
+		resumability: longest, incremental: longest - len("TENTATIVE_"), nothing: endpoint.MaxNameLength - len("@1"),
+	} {
+		s, log := scripted(t, SenderOptions{}, "")
+		st := &step{fs: strings.Repeat("a", longest), to: version{name: "1", guid: 1}}
+		if err := s.protect(t.Context(), st, kind); err != nil {
+			t.Errorf("%v: %v", kind, err)
+		}
+		done := logged(log)
+		st.fs += "a"
+		if err := s.protect(t.Context(), st, kind); kind != nothing && (!errors.Is(err, endpoint.ErrInvalid) || logged(log) != done) {
+			t.Errorf("%v, a name that is too long: %v", kind, err)
+		}
+	}
+}
+
 // TestSendWithoutProgram: what could not be started does not stay claimed.
 func TestSendWithoutProgram(t *testing.T) {
 	s, _ := scripted(t, SenderOptions{}, `[ "$1" != list ] || rm "$0"`)

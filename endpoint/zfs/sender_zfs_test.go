@@ -179,6 +179,29 @@ func TestGuarantees(t *testing.T) {
 	}
 }
 
+// TestCompletedGone: To was destroyed after it was received. What marks it is enough.
+func TestCompletedGone(t *testing.T) {
+	for kind, want := range map[pdu.ReplicationGuaranteeKind]string{incremental: "cursor ", nothing: ""} {
+		t.Run(kind.String(), func(t *testing.T) {
+			s, fs := newSender(t, SenderOptions{})
+			one, two := snap(t, s, fs, "1"), snap(t, s, fs, "2")
+			complete(t, s, request(fs, incremental, nil, one))
+			req := request(fs, kind, one, two)
+			send(t, s, req)
+			destroySnapshot(t, s, fs, two, "")
+			complete(t, s, req)
+			wantMarks(t, "completed", s, fs, want)
+			complete(t, s, req)
+			wantMarks(t, "completed again", s, fs, want)
+			gone := request(fs, incremental, nil, &pdu.FilesystemVersion{Name: "never", Guid: 1})
+			if _, err := s.SendCompleted(t.Context(), &pdu.SendCompletedReq{OriginalReq: gone}); !errors.Is(err, endpoint.ErrNotFound) {
+				t.Errorf("one that nothing marks: %v", err)
+			}
+			wantMarks(t, "refused", s, fs, want)
+		})
+	}
+}
+
 // TestOthersMarks: what other jobs and people keep on the pool stays.
 func TestOthersMarks(t *testing.T) {
 	s, fs := newSender(t, SenderOptions{})

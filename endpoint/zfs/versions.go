@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -132,9 +133,9 @@ const (
 	versionBatch = 256
 	// versionsKept is how long what a batch told of the others is good for.
 	versionsKept = 10 * time.Second
-	// maxVersionsKept is about how many datasets' versions are kept: usually less than a
-	// batch, but nobody has to ask in the order of the list.
-	maxVersionsKept = 4 * versionBatch
+	// maxVersionsKept is about how many datasets' versions are kept. A client has usually
+	// less than a batch, but nobody has to ask in the order of the list.
+	maxVersionsKept = 8 * versionBatch
 )
 
 // versionLister lists versions of many datasets with few processes: it knows the order in
@@ -163,15 +164,23 @@ func newVersionLister(p *program) *versionLister {
 	return &versionLister{list: p.versionsOf}
 }
 
-// listed notes the datasets whose versions are going to be asked for, in order.
-func (l *versionLister) listed(datasets []string) {
+// listed notes the datasets whose versions are going to be asked for, in order. They are all
+// that one client sees: those below root, or all that there are if it is "".
+func (l *versionLister) listed(root string, datasets []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.kept = map[string]*versionsBatch{}
-	l.next = make(map[string][]string, len(datasets))
+	if l.next == nil {
+		l.kept, l.next = map[string]*versionsBatch{}, map[string][]string{}
+	}
+	forgetBelow(l.kept, root)
+	forgetBelow(l.next, root)
 	for i, fs := range datasets {
 		l.next[fs] = datasets[i:]
 	}
+}
+
+func forgetBelow[V any](m map[string]V, root string) {
+	maps.DeleteFunc(m, func(name string, _ V) bool { return root == "" || strings.HasPrefix(name, root+"/") })
 }
 
 // changed forgets what is kept of a dataset.
@@ -220,11 +229,8 @@ func (l *versionLister) take(fs string) (batch *versionsBatch, names []string) {
 			names = append(names, name)
 		}
 	}
-	if len(names) == 0 {
+	if len(names) == 0 || l.full() {
 		return nil, nil
-	}
-	if len(l.kept) > maxVersionsKept {
-		clear(l.kept)
 	}
 	batch = &versionsBatch{done: make(chan struct{})}
 	for _, name := range names[1:] {
@@ -233,6 +239,14 @@ func (l *versionLister) take(fs string) (batch *versionsBatch, names []string) {
 	delete(l.kept, fs)
 	delete(l.next, fs)
 	return batch, names
+}
+
+// full tells whether as much is kept as may be, without what is stale.
+func (l *versionLister) full() bool {
+	if len(l.kept) > maxVersionsKept {
+		maps.DeleteFunc(l.kept, func(_ string, b *versionsBatch) bool { return b.stale() })
+	}
+	return len(l.kept) > maxVersionsKept
 }
 
 // stale is for a batch that may be still under way.

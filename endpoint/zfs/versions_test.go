@@ -152,11 +152,11 @@ func TestVersionLister(t *testing.T) {
 		}, 2},
 		{"listed again", func(t *testing.T, l *versionLister) {
 			askAll(t, l, names[:1])
-			l.listed(names)
+			l.listed("", names)
 			askAll(t, l, names[1:2])
 		}, 2},
 		{"not listed", func(t *testing.T, l *versionLister) {
-			l.listed(nil)
+			l.listed("", nil)
 			askAll(t, l, names[:3])
 		}, 3},
 	}
@@ -165,7 +165,7 @@ func TestVersionLister(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				from := &listings{}
 				l := &versionLister{list: from.list}
-				l.listed(names)
+				l.listed("", names)
 				if tt.do(t, l); len(from.asked) != tt.starts {
 					t.Errorf("%d processes, want %d", len(from.asked), tt.starts)
 				}
@@ -179,7 +179,7 @@ func TestVersionListerBackwards(t *testing.T) {
 	names := numbered(5000)
 	from := &listings{}
 	l := &versionLister{list: from.list}
-	l.listed(names)
+	l.listed("", names)
 	for i := len(names) - 1; i >= 0; i -= 100 {
 		askAll(t, l, names[i:i+1])
 		if len(l.kept) > maxVersionsKept+versionBatch {
@@ -188,12 +188,42 @@ func TestVersionListerBackwards(t *testing.T) {
 	}
 }
 
+// TestVersionListerClients: a client that lists its own does not cost the others what they
+// are going to ask for.
+func TestVersionListerClients(t *testing.T) {
+	from := &listings{}
+	l := &versionLister{list: from.list}
+	clients := map[string][]string{"p/a": nil, "p/b": nil, "p/a-b": nil}
+	for root := range clients {
+		for i := range 300 {
+			clients[root] = append(clients[root], fmt.Sprintf("%s/%04d", root, i))
+		}
+	}
+	for i := range 300 {
+		for root, names := range clients {
+			if i == 0 {
+				l.listed(root, names)
+			}
+			askAll(t, l, names[i:i+1])
+		}
+	}
+	if len(from.asked) != 2*len(clients) {
+		t.Errorf("%d processes for %d clients", len(from.asked), len(clients))
+	}
+	for root := range clients {
+		l.listed(root, nil)
+	}
+	if len(l.next) != 0 || len(l.kept) != 0 {
+		t.Errorf("%d and %d are kept of nothing", len(l.next), len(l.kept))
+	}
+}
+
 // TestVersionListerGone: one that vanished after it was listed costs nothing but itself.
 func TestVersionListerGone(t *testing.T) {
 	names := numbered(200)
 	from := &listings{gone: names[100]}
 	l := &versionLister{list: from.list}
-	l.listed(names)
+	l.listed("", names)
 	askAll(t, l, names[:100])
 	if _, err := l.versions(t.Context(), names[100]); !errors.Is(err, endpoint.ErrNotFound) {
 		t.Errorf("of one that is gone: %v", err)
@@ -209,7 +239,7 @@ func TestVersionListerFails(t *testing.T) {
 		_, err := from.list(ctx, datasets...)
 		return nil, err
 	}}
-	l.listed(numbered(2))
+	l.listed("", numbered(2))
 	if _, err := l.versions(t.Context(), "p/0000"); err != from.fail {
 		t.Errorf("error is %v", err)
 	}
@@ -228,7 +258,7 @@ func TestVersionListerWaits(t *testing.T) {
 			time.Sleep(time.Second)
 			return from.list(ctx, datasets...)
 		}}
-		l.listed(names)
+		l.listed("", names)
 		var wg sync.WaitGroup
 		for _, fs := range names {
 			wg.Go(func() { askAll(t, l, []string{fs}) })
