@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -425,6 +426,28 @@ func TestConcurrency(t *testing.T) {
 			mustRun(t, s, r, Options{Concurrency: limit})
 			if want := int32(max(limit, 1)); most.Load() != want {
 				t.Errorf("%d steps at once, want %d", most.Load(), want)
+			}
+		})
+	}
+}
+
+func TestEstimates(t *testing.T) {
+	for _, limit := range []int{0, 1, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			s, r := newFakeSender(), newFakeReceiver()
+			for _, path := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+				s.Snapshot(path, "one", 10)
+			}
+			var running, most atomic.Int32
+			s.before["SendDry"] = func(call) error {
+				most.Store(max(most.Load(), running.Add(1)))
+				time.Sleep(time.Second)
+				running.Add(-1)
+				return nil
+			}
+			mustRun(t, s, r, Options{Estimates: limit, DryRun: true})
+			if want := int32(cmp.Or(limit, DefaultEstimates)); most.Load() != want || s.count("SendDry") != 7 {
+				t.Errorf("%d of %d estimates at once, want %d of 7", most.Load(), s.count("SendDry"), want)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"log/syslog"
 
 	"github.com/spf13/cobra"
 
@@ -33,32 +34,51 @@ Logs go to standard error, unless global.logging says otherwise.`,
 			if err != nil {
 				return err
 			}
-			out := cmd.ErrOrStderr()
-			if cfg.Global.Logging.Type == config.LoggingStdout {
-				out = cmd.OutOrStdout()
-			}
-			logger, err := newLogger(out, cfg.Global.Logging)
+			logger, err := a.daemonLogger(cmd, cfg.Global.Logging)
 			if err != nil {
-				return marked{fmt.Errorf("%s: %w", a.configFile, err), errConfig}
+				return err
 			}
 			return daemon.New(cfg, logger).Run(cmd.Context())
 		},
 	}
 }
 
-func newLogger(w io.Writer, l config.Logging) (*slog.Logger, error) {
+// daemonLogger logs to where the configuration says.
+func (a *app) daemonLogger(cmd *cobra.Command, l config.Logging) (*slog.Logger, error) {
+	handler, err := openLog(cmd, l)
+	if err != nil {
+		return nil, marked{fmt.Errorf("%s: global.logging: %w", a.configFile, err), errConfig}
+	}
+	return slog.New(handler), nil
+}
+
+func openLog(cmd *cobra.Command, l config.Logging) (slog.Handler, error) {
+	switch l.Type {
+	case config.LoggingSyslog:
+		w, err := syslog.New(syslogFacility, "dualrepl") // which connects anew after a failed write
+		if err != nil {
+			return nil, fmt.Errorf("the system's log cannot be reached: %w; start it, or use type: stderr", err)
+		}
+		return newSyslogHandler(w, l)
+	case config.LoggingStdout:
+		return newHandler(cmd.OutOrStdout(), l)
+	}
+	return newHandler(cmd.ErrOrStderr(), l)
+}
+
+func newHandler(w io.Writer, l config.Logging) (slog.Handler, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
-		return nil, fmt.Errorf("global.logging.level: %w", err)
+		return nil, fmt.Errorf("level: %w", err)
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	if !l.Time {
 		opts.ReplaceAttr = withoutTime
 	}
 	if l.Format == config.FormatJSON {
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+		return slog.NewJSONHandler(w, opts), nil
 	}
-	return slog.New(slog.NewTextHandler(w, opts)), nil
+	return slog.NewTextHandler(w, opts), nil
 }
 
 // withoutTime leaves out the time of a line.

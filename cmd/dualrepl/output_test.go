@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -184,11 +185,12 @@ func TestNewLogger(t *testing.T) {
 		{config.Logging{Level: "warn", Format: config.FormatText, Time: true}, ""},
 	} {
 		var out strings.Builder
-		logger, err := newLogger(&out, tc.logging)
+		handler, err := newHandler(&out, tc.logging)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if logger.Info("told", "job", "docs"); out.String() != tc.want {
+		slog.New(handler).Info("told", "job", "docs")
+		if out.String() != tc.want {
 			t.Errorf("%+v: got %q, want %q", tc.logging, out.String(), tc.want)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -128,6 +129,9 @@ func (pr *process) failure(err error) error {
 	}
 	if pr.ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", commandLine(pr.cmd.Args[1:]), context.Cause(pr.ctx))
+	}
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: install it (zfsutils-linux), or say where it is", err)
 	}
 	return &CommandError{Args: pr.cmd.Args[1:], Stderr: withoutUsage(pr.stderr.String()), Err: err}
 }

@@ -70,7 +70,7 @@ func TestCommandErrorBounded(t *testing.T) {
 
 func TestProgramMissing(t *testing.T) {
 	_, err := newProgram("/nonexistent/zfs", nil).run(t.Context(), "list")
-	if !errors.Is(err, exec.ErrNotFound) && (err == nil || !strings.Contains(err.Error(), "/nonexistent/zfs")) {
+	if err == nil || !strings.Contains(err.Error(), "/nonexistent/zfs") || !strings.Contains(err.Error(), "install it (zfsutils-linux)") {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -24,7 +24,7 @@ func (d *decoder) check(cfg *Config) {
 
 func (d *decoder) checkGlobal(g Global) {
 	s := d.sectionOf("global.logging", reflect.TypeFor[Logging]())
-	s.oneOf("type", g.Logging.Type, []string{LoggingStderr, LoggingStdout})
+	s.oneOf("type", g.Logging.Type, []string{LoggingStderr, LoggingStdout, LoggingSyslog})
 	s.oneOf("level", g.Logging.Level, []string{"debug", "info", "warn", "error"})
 	s.oneOf("format", g.Logging.Format, []string{FormatText, FormatJSON, "human", "logfmt"})
 	for i, m := range g.Monitoring {

@@ -105,6 +105,7 @@ type Global struct {
 const (
 	LoggingStderr = "stderr"
 	LoggingStdout = "stdout"
+	LoggingSyslog = "syslog" // the system's log
 )
 
 // The formats of Logging.
@@ -115,7 +116,7 @@ const (
 
 // Logging says what is logged, where to and how.
 type Logging struct {
-	Type   string `yaml:"type"`   // LoggingStderr or LoggingStdout
+	Type   string `yaml:"type"`   // one of the constants LoggingStderr to LoggingSyslog
 	Level  string `yaml:"level"`  // debug, info, warn or error
 	Format string `yaml:"format"` // FormatText or FormatJSON
 	Time   bool   `yaml:"time"`   // lines begin with it

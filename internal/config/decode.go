@@ -107,7 +107,10 @@ func (d *decoder) section(field string, n *yaml.Node, v reflect.Value) {
 	keys := keysOfNode(v.Type(), n)
 	d.pairs(field, n, join, func(name, value *yaml.Node) {
 		i := slices.IndexFunc(keys, func(k key) bool { return k.name == name.Value })
-		if i < 0 {
+		switch {
+		case i < 0 && (isAsHere(field, name, value) || hasForeignType(n)):
+			return
+		case i < 0:
 			d.unknown(field, name, keysOfType(v.Type(), n))
 			return
 		}

@@ -23,7 +23,7 @@ func (d *decoder) completeLogging(l *Logging) {
 		l.Format = FormatText // zrepl's words for it, too
 	}
 	if !(section{decoder: d, field: "global.logging"}).given("time") {
-		l.Time = true
+		l.Time = l.Type != LoggingSyslog // which knows it
 	}
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -26,6 +27,40 @@ func TestDocsExample(t *testing.T) {
 	if got := mustParse(t, example); !reflect.DeepEqual(names(got), []string{"backups", "docs"}) {
 		t.Errorf("got jobs %v", names(got))
 	}
+}
+
+// TestDocsYAML: each file, or part of a job, that the pages of the endpoints show would load.
+func TestDocsYAML(t *testing.T) {
+	for _, page := range []string{"zfs.md", "btrfs.md"} {
+		blocks := yamlBlocks(readDoc(t, page))
+		if len(blocks) < 2 {
+			t.Errorf("%s has %d blocks of YAML", page, len(blocks))
+		}
+		for i, block := range blocks {
+			if !strings.Contains("\n"+block, "\njobs:") {
+				block = jobWith(block)
+			}
+			if _, err := Parse(page, []byte(block)); err != nil {
+				t.Errorf("%s, block %d: %v\n%s", page, i+1, err, block)
+			}
+		}
+	}
+}
+
+// yamlBlocks are the blocks of YAML of a page, without the indentation of the list that
+// they may stand in.
+func yamlBlocks(doc string) []string {
+	var blocks []string
+	for _, m := range regexp.MustCompile("(?ms)^( *)```yaml\n(.*?)^ *```$").FindAllStringSubmatch(doc, -1) {
+		blocks = append(blocks, regexp.MustCompile("(?m)^"+m[1]).ReplaceAllString(m[2], ""))
+	}
+	return blocks
+}
+
+// jobWith is a configuration with a job that receives, and has the keys.
+func jobWith(keys string) string {
+	job := "jobs:\n- name: job\n  type: pull\n  root_fs: a/b\n  interval: 1h\n  connect: {type: tcp, address: \"a:1\"}\n"
+	return job + regexp.MustCompile("(?m)^(.)").ReplaceAllString(keys, "  $1")
 }
 
 // TestDocsForeign: docs/zrepl.md tells of everything of zrepl that is reported as such.

@@ -284,7 +284,9 @@ func (d *decoder) local(i int, cfg *Config, locals map[string]string) {
 	}
 	met := s.meet(job.Connect, owner, cfg)
 	switch wanted := opposite[job.Type]; {
-	case met == nil || wanted == "" || met.Type == wanted:
+	case met == nil || wanted == "":
+	case met.Type == wanted:
+		d.checkLoop(i, job, *met)
 	default:
 		s.fail("listener_name", fmt.Sprintf("%s is a %s job's", quote(name), met.Type), "a "+job.Type+" job needs a "+wanted+" job")
 	}

@@ -60,18 +60,21 @@ func (d *decoder) checkPruning(field string, job Job) {
 		for i, rule := range rules {
 			item := fmt.Sprintf("%s[%d]", key, i)
 			if s.sound(item) {
-				d.checkKeep(join(field, item), key, rule)
+				d.checkKeep(join(field, item), key, rule, job.Endpoint.Type)
 			}
 		}
 	}
 }
 
-// checkKeep checks a rule in the list that is the key's.
-func (d *decoder) checkKeep(field, list string, rule KeepRule) {
+// checkKeep checks a rule in the list that is the key's, for endpoints of the type.
+func (d *decoder) checkKeep(field, list string, rule KeepRule, endpoint string) {
 	s := d.sectionOf(field, reflect.TypeFor[KeepRule]())
 	s.typed(rule.Type, "a %s rule", keepShapes)
 	if rule.Type == KeepNotReplicated && list != "keep_sender" {
 		s.fail("type", "only a sender has what is not replicated", "remove the rule, or move it to keep_sender of a push or pull job")
+	}
+	if endpoint == EndpointBtrfs && s.sound("keep_snapshot_at_cursor") && !rule.KeepSnapshotAtCursor {
+		s.fail("keep_snapshot_at_cursor", "btrfs has no bookmarks: without that snapshot the next step would be in full", "remove it")
 	}
 	if _, err := regexp.Compile(rule.Regex); s.sound("regex") && err != nil {
 		s.fail("regex", brief(err), "write a regular expression of Go (RE2), such as ^dr_")

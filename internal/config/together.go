@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // checkTogether checks what jobs must have apart and what they must have in common.
@@ -159,4 +161,42 @@ func (d *decoder) checkDatasets(jobs []Job) {
 			}
 		}
 	}
+}
+
+// checkLoop checks that jobs[i] and the one that it meets within the daemon do not send what
+// they receive: it would arrive below itself, deeper with each replication.
+func (d *decoder) checkLoop(i int, job, met Job) {
+	sender, receiver, key := job, met, "filesystems"
+	if !sender.Sends() {
+		sender, receiver, key = met, job, "root_fs"
+	}
+	base, ok := receivedAt(sender, receiver)
+	if !ok || !d.jobAt(i).sound(key) {
+		return
+	}
+	if receiver.Type == TypeSink {
+		base = path.Join(base, job.Connect.ClientIdentity)
+	}
+	for _, rule := range sender.Filesystems {
+		sent := strings.TrimSuffix(rule.Pattern, "<")
+		if name := path.Join(base, sent); rule.Include && sender.Filesystems.Match(name) {
+			d.jobAt(i).fail(key, fmt.Sprintf("%s, which %s is received as, would be sent, too, and so on", quote(name), quote(rule.Pattern)),
+				"add "+quote(base+"<")+": false to filesystems of the job that sends")
+			return
+		}
+	}
+}
+
+// receivedAt is the filesystem of the sender's that the receiver receives below, if its data
+// lies there.
+func receivedAt(sender, receiver Job) (name string, ok bool) {
+	from, to := sender.Endpoint, receiver.Endpoint
+	switch {
+	case from.Type == EndpointZFS && to.Type == EndpointZFS:
+		return receiver.RootFS, receiver.RootFS != ""
+	case from.Type == EndpointBtrfs && to.Type == EndpointBtrfs && from.Root != "" && to.Root != "":
+		rel, err := filepath.Rel(from.Root, receiver.ReceiveRoot())
+		return rel, err == nil && filepath.IsLocal(rel)
+	}
+	return "", false
 }

@@ -67,3 +67,46 @@ jobs:
 		}
 	}
 }
+
+// TestLoop: two jobs of one daemon do not send what they receive.
+func TestLoop(t *testing.T) {
+	const zfs = `
+jobs:
+  - {name: out, type: push, connect: {type: local, listener_name: here, client_identity: me}, filesystems: FILTER, snapshotting: {type: manual}}
+  - {name: in, type: sink, root_fs: tank/sink, serve: {type: local, listener_name: here}}
+`
+	const pull = `
+jobs:
+  - {name: in, type: pull, interval: 1h, root_fs: tank/sink, connect: {type: local, listener_name: here, client_identity: me}}
+  - {name: out, type: source, serve: {type: local, listener_name: here}, filesystems: FILTER, snapshotting: {type: manual}}
+`
+	const btrfs = `
+jobs:
+  - name: out
+    type: push
+    endpoint: {type: btrfs, root: /srv}
+    connect: {type: local, listener_name: here, client_identity: me}
+    filesystems: FILTER
+    snapshotting: {type: manual}
+  - {name: in, type: sink, endpoint: {type: btrfs, root: /srv/tank/sink}, serve: {type: local, listener_name: here}}
+`
+	for filter, loops := range map[string]bool{
+		`{"<": true}`:                          true,
+		`{"tank<": true}`:                      true,
+		`{"tank<": true, "tank/sink": false}`:  true,
+		`{"tank<": true, "tank/sink<": false}`: false,
+		`{"<": true, "tank/sink<": false}`:     false,
+		`{"tank/home<": true}`:                 false,
+		`{"tank": true}`:                       false,
+		`{"tank/sink/other<": true}`:           false, // what another client has sent
+	} {
+		for key, text := range map[string]string{"jobs[0].filesystems": zfs, "jobs[0].root_fs": pull, "jobs[0].filesystems:": btrfs} {
+			_, err := Parse("test.yml", []byte(strings.Replace(text, "FILTER", filter, 1)))
+			if got := err != nil; got != loops || got && !strings.Contains(err.Error(), key) {
+				t.Errorf("%s%s: %v", text, filter, err)
+			}
+		}
+	}
+	apart := strings.Replace(btrfs, "root: /srv/tank/sink", "root: /mnt", 1)
+	mustParse(t, strings.Replace(apart, "FILTER", `{"<": true}`, 1))
+}

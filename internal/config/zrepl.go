@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -17,17 +18,45 @@ var foreign = map[string]string{
 	"timestamp_format":   "the format of timestamps is fixed (zrepl's dense): remove it",
 	"timestamp_location": "timestamps are UTC: remove it",
 	"color":              "logs have no colours: remove it",
-	"facility":           "logs go to standard output or error: remove it",
-	"retry_interval":     "logs go to standard output or error: remove it",
+	"facility":           "the facility is local0: remove it",
+	"retry_interval":     "a connection to the system's log that broke is made anew by the next line: remove it",
 	"listen_freebind":    "listen on an address that the machine has, or on all with :PORT",
 	"handshake_timeout":  "the timeout of the handshake is fixed: remove it",
+}
+
+// asHere are values of those keys that mean what is so here anyway, by section and key.
+var asHere = map[string]string{
+	"snapshotting.hooks":              "",
+	"snapshotting.timestamp_format":   "dense",
+	"snapshotting.timestamp_location": "UTC",
+	"logging.color":                   "false",
+	"logging.facility":                "local0",
+	"serve.listen_freebind":           "false",
+	"monitoring.listen_freebind":      "false",
+}
+
+// isAsHere reports whether a key of the section, which is unknown, changes nothing.
+func isAsHere(field string, key, value *yaml.Node) bool {
+	section, _, _ := strings.Cut(lastKey(field), "[")
+	want, ok := asHere[join(section, key.Value)]
+	kind := yaml.ScalarNode
+	if want == "" {
+		kind = yaml.SequenceNode
+	}
+	return ok && value.Kind == kind && len(value.Content) == 0 && value.Value == want
 }
 
 // foreignWords are words of zrepl that have no counterpart here, and what to do instead.
 var foreignWords = map[string]string{
 	"ssh+stdinserver": "dualrepl has no transport over SSH: use tls, or tcp by way of a tunnel",
 	"stdinserver":     "dualrepl has no transport over SSH: use tls, or tcp by way of a tunnel",
-	"syslog":          "use stdout: systemd's journal, for one, has what is written there",
+}
+
+// hasForeignType reports whether the section's type, which is reported, says all there is to
+// say about its keys.
+func hasForeignType(section *yaml.Node) bool {
+	typ := child(section, "type")
+	return typ != nil && foreignWords[typ.Value] != ""
 }
 
 // outlets takes zrepl's list of logging outlets for the one that it holds: everything is

@@ -19,12 +19,50 @@ func TestOutlets(t *testing.T) {
 		"[{type: stdout, level: warn, format: human, time: false}]": {LoggingStdout, "debug", FormatText, false},
 		"[{type: stdout, format: logfmt, time: true}]":              {LoggingStdout, "debug", FormatText, true},
 		"[{type: stderr, format: json}]":                            {LoggingStderr, "debug", FormatJSON, true},
-		"{format: json}":                                            {LoggingStderr, "debug", FormatJSON, true},
+		"[{type: syslog, format: human, facility: local0}]":         {LoggingSyslog, "debug", FormatText, false},
+		"[{type: syslog, format: human, time: true}]":               {LoggingSyslog, "debug", FormatText, true},
+		"{format: json}": {LoggingStderr, "debug", FormatJSON, true},
 	} {
 		cfg := mustParse(t, "global: {logging: "+text+"}"+twoJobs)
 		if cfg.Global.Logging != want {
 			t.Errorf("%s: got %+v, want %+v", text, cfg.Global.Logging, want)
 		}
+	}
+}
+
+// TestAsHere: what zrepl's keys ask for is accepted where it is so anyway, and only there.
+func TestAsHere(t *testing.T) {
+	file := func(logging, monitoring, serve, snapshotting string) string {
+		return "global: {logging: [{type: stdout" + logging + "}], monitoring: [{type: prometheus, listen: ':9811'" + monitoring + "}]}\n" +
+			"jobs:\n- {name: a, type: source, filesystems: {'<': true}, snapshotting: {type: periodic, interval: 10m" + snapshotting + "}," +
+			" serve: {type: tcp, listen: ':8888', clients: {'10.0.0.1': a}" + serve + "}}\n"
+	}
+	mustParse(t, file(", color: false", ", listen_freebind: false", ", listen_freebind: false",
+		", hooks: [], timestamp_format: dense, timestamp_location: UTC"))
+	for _, text := range []string{
+		file(", color: true", "", "", ""),
+		file(", facility: daemon", "", "", ""),
+		file("", ", listen_freebind: true", "", ""),
+		file("", "", ", listen_freebind: true", ""),
+		file("", "", "", ", hooks: [{type: command}]"),
+		file("", "", "", ", hooks: ''"),
+		file("", "", "", ", timestamp_format: iso-8601"),
+		file("", "", "", ", timestamp_format: [dense]"),
+		file("", "", "", ", timestamp_location: Europe/Berlin"),
+		file(", hooks: []", "", "", ""),
+	} {
+		if _, err := Parse("zrepl.yml", []byte(text)); err == nil || !strings.Contains(err.Error(), "unknown key; ") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// TestForeignType: a section of a type that zrepl alone has is one mistake, and not one for
+// each of its keys.
+func TestForeignType(t *testing.T) {
+	_, err := Parse("zrepl.yml", []byte("jobs:\n- {name: a, type: pull, root_fs: a, interval: 1h, connect: {type: ssh+stdinserver, host: h, user: root, port: 22}}\n"))
+	if err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "use tls, or tcp by way of a tunnel") {
+		t.Errorf("got %v", err)
 	}
 }
 

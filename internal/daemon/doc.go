@@ -33,6 +33,7 @@
 // # What fails
 //
 // A snapshot or a replication that fails is logged and tried again at its next
-// time. What needs a person (an address that is taken, a directory that cannot be
+// time; where no snapshot could be taken at all, as of a pool that is not imported yet,
+// after five minutes. What needs a person (an address that is taken, a directory that cannot be
 // made) ends the daemon with an error.
 package daemon

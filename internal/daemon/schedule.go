@@ -20,6 +20,26 @@ func intervals(interval time.Duration) timetable {
 	}
 }
 
+// revised is next, or what comes before it by a clock that was set back: a time that was
+// reckoned by a clock far ahead may be years away.
+func (t timetable) revised(next, now time.Time) time.Time {
+	if sooner := t(now, now); sooner.Before(next) && !sooner.IsZero() {
+		return sooner
+	}
+	return next
+}
+
+// orRetry has a time soon after one that came to nothing, too.
+func (t timetable) orRetry(failed *bool) timetable {
+	return func(last, now time.Time) time.Time {
+		next := t(last, now)
+		if retry := now.Add(retryPause); *failed && retry.Before(next) {
+			return retry
+		}
+		return next
+	}
+}
+
 // newTimetable is when a job takes snapshots; nil: only when asked to.
 func newTimetable(s *config.Snapshotting) (timetable, error) {
 	switch s.Type {
@@ -42,23 +62,28 @@ func every(ctx context.Context, first time.Time, times timetable, fn func()) {
 // was set.
 const maxSleep = time.Minute
 
+// retryPause is until the next try where no snapshot could be taken: a pool or a disk may
+// come later than the daemon, and a machine that runs by day may see no second time.
+const retryPause = 5 * time.Minute
+
 // everyAndOnWake calls fn also each time wake is signalled.
 func everyAndOnWake(ctx context.Context, first time.Time, times timetable, wake <-chan struct{}, fn func()) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for next := first; !next.IsZero(); {
+	for next := first.Round(0); !next.IsZero(); { // by the clock on the wall, which goes on while the machine sleeps
 		timer.Reset(min(time.Until(next), maxSleep))
 		select {
 		case <-ctx.Done():
 			return
 		case <-wake:
 		case <-timer.C:
-			if time.Now().Before(next) {
+			if now := time.Now().Round(0); now.Before(next) {
+				next = times.revised(next, now)
 				continue
 			}
 		}
 		fn()
-		if now := time.Now(); !next.After(now) {
+		if now := time.Now().Round(0); !next.After(now) {
 			next = times(next, now)
 		}
 	}

@@ -111,6 +111,55 @@ func TestTimetable(t *testing.T) {
 	}
 }
 
+// TestRevised: a clock that is set back does not put off what is due for as long as it was
+// ahead.
+func TestRevised(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	cron, err := newTimetable(&config.Snapshotting{Type: config.SnapshottingCron, Cron: "CRON_TZ=UTC 0 3 * * *"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		times      timetable
+		next, want time.Duration // from now
+	}{
+		{intervals(time.Hour), 10 * time.Minute, 10 * time.Minute},
+		{intervals(time.Hour), time.Hour, time.Hour},
+		{intervals(time.Hour), 365 * 24 * time.Hour, time.Hour},
+		{cron, 15 * time.Hour, 15 * time.Hour},
+		{cron, (15 + 240) * time.Hour, 15 * time.Hour},
+		{func(time.Time, time.Time) time.Time { return time.Time{} }, time.Hour, time.Hour},
+	} {
+		if got := tc.times.revised(now.Add(tc.next), now).Sub(now); got != tc.want {
+			t.Errorf("next in %v becomes %v, want %v", tc.next, got, tc.want)
+		}
+	}
+}
+
+// TestRetry: what came to nothing is tried again soon, and then goes on as usual.
+func TestRetry(t *testing.T) {
+	for interval, want := range map[time.Duration][]time.Duration{
+		time.Minute:    {0, 1, 2, 3, 4},
+		24 * time.Hour: {0, 5, 10, 10 + 24*60, 10 + 2*24*60},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			start, failed := time.Now(), false
+			var got []time.Duration
+			every(ctx, start, intervals(interval).orRetry(&failed), func() {
+				got = append(got, time.Since(start)/time.Minute)
+				failed = len(got) < 3
+				if len(got) == len(want) {
+					cancel()
+				}
+			})
+			if !slices.Equal(got, want) {
+				t.Errorf("every %v: called after %v minutes, want %v", interval, got, want)
+			}
+		})
+	}
+}
+
 // TestEveryWithoutTime: a timetable that is at its end calls nobody any more.
 func TestEveryWithoutTime(t *testing.T) {
 	calls := 0

@@ -16,8 +16,9 @@ func (s *service) takeSnapshots(ctx context.Context, wake chan<- struct{}) {
 	if time.Until(first) > 0 {
 		signal(wake)
 	}
-	every(ctx, first, s.times, func() {
-		s.snapshotOnce(ctx)
+	failed := false
+	every(ctx, first, s.times.orRetry(&failed), func() {
+		failed = !s.snapshotOnce(ctx)
 		signal(wake)
 		if s.conf.Type == config.TypeSnap {
 			s.pruneSnapshots(ctx)
@@ -25,7 +26,8 @@ func (s *service) takeSnapshots(ctx context.Context, wake chan<- struct{}) {
 	})
 }
 
-func (s *service) snapshotOnce(ctx context.Context) {
+// snapshotOnce reports whether it could begin.
+func (s *service) snapshotOnce(ctx context.Context) (begun bool) {
 	work, end := withGrace(ctx)
 	defer end()
 	snapshots, err := s.Snapshot(work, false, nil)
@@ -34,6 +36,7 @@ func (s *service) snapshotOnce(ctx context.Context) {
 	for _, err := range parts(err) {
 		s.logger.Error("snapshot failed", "err", err)
 	}
+	return len(snapshots) > 0
 }
 
 // logSnapshots leaves out those that failed, which the error tells. Of directories there is

@@ -28,6 +28,10 @@
 // receiver's filesystem that the sender does not have, or has nothing in common with, and
 // under [NotReplicated] where there is no cursor.
 //
+// Snapshots of the future stay, and count for no rule: a clock was wrong, when they were
+// taken or now. A grid that lies at one of them, or a LastN that counts it, would destroy
+// what is taken ever after.
+//
 // Nothing in an endpoint's answers is trusted: versions that break the protocol fail their
 // filesystem, and a snapshot counts as destroyed only if its own result says so.
 package prune

@@ -37,7 +37,7 @@ func (r *run) plan(ctx context.Context, path string) (plan, error) {
 		return plan{}, fmt.Errorf("%w: the %s: %w", ErrProtocol, r.Name, err)
 	}
 	p := plan{kept: len(snapshots)}
-	if len(Destroy(snapshots, r.Rules)) == 0 {
+	if len(r.doomed(snapshots)) == 0 {
 		return p, nil
 	}
 	base, skipped, err := r.compare(ctx, path, versions, snapshots)
@@ -45,9 +45,15 @@ func (r *run) plan(ctx context.Context, path string) (plan, error) {
 		p.skipped = skipped
 		return p, err
 	}
-	p.destroy = slices.DeleteFunc(Destroy(snapshots, r.Rules), func(s Snapshot) bool { return s.Version.GetGuid() == base })
+	p.destroy = slices.DeleteFunc(r.doomed(snapshots), func(s Snapshot) bool { return s.Version.GetGuid() == base })
 	p.kept -= len(p.destroy)
 	return p, nil
+}
+
+// doomed are what the rules do not keep of those that are not of the future.
+func (r *run) doomed(snapshots []Snapshot) []Snapshot {
+	future := func(s Snapshot) bool { return s.Creation.After(r.future) }
+	return Destroy(slices.DeleteFunc(slices.Clone(snapshots), future), r.Rules)
 }
 
 // asReplicated returns the snapshots among the versions, as if all were replicated.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +26,9 @@ const (
 	concurrency = 4
 	// batchSize bounds the snapshots of one DestroySnapshots, since a call has a deadline.
 	batchSize = 100
+	// maxSkew is how far the clocks of two machines may be apart: a snapshot that is newer
+	// by more is of the future.
+	maxSkew = time.Hour
 )
 
 // ErrProtocol: an endpoint's answer breaks its contract.
@@ -48,6 +52,7 @@ type run struct {
 	log           *slog.Logger
 	notReplicated bool // a rule depends on the cursor
 	releaseCursor bool // and lets go of the snapshot there
+	future        time.Time
 }
 
 // Run applies the rules to each filesystem of the target and destroys what none of them
@@ -59,7 +64,7 @@ func Run(ctx context.Context, target Target, logger *slog.Logger) (*Report, erro
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	r := &run{Target: target, log: logger.With("side", target.Name)}
+	r := &run{Target: target, log: logger.With("side", target.Name), future: time.Now().Add(maxSkew)}
 	for _, rule := range target.Rules {
 		if n, ok := rule.(NotReplicated); ok {
 			r.notReplicated, r.releaseCursor = true, r.releaseCursor || n.ReleaseCursor

@@ -397,3 +397,22 @@ func TestRunDirectories(t *testing.T) {
 		}
 	}
 }
+
+// TestFuture: a snapshot that was taken while the clock was wrong costs no other one its
+// place, and while the clock is wrong nothing is destroyed as if it were old.
+func TestFuture(t *testing.T) {
+	for name, rule := range map[string]Rule{
+		"last": LastN{Count: 2}, "grid": Grid{Intervals: []Interval{{2, time.Hour, KeepAll}}},
+	} {
+		s := side(map[string]string{"fs": "@a @b @c @wrong @d @e"})
+		for _, v := range s.versions["fs"] {
+			if v.Name == "wrong" {
+				v.Creation = time.Now().Add(50 * 365 * 24 * time.Hour).Format(time.RFC3339)
+			}
+		}
+		rep, err := Run(t.Context(), Target{Name: Sender, Endpoint: s, Rules: []Rule{rule}}, nil)
+		if got := s.left("fs"); err != nil || got != "@wrong @d @e" || rep.Filesystems[0].Kept != 3 {
+			t.Errorf("%s: %q is left, %d kept, %v", name, got, rep.Filesystems[0].Kept, err)
+		}
+	}
+}
