@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/internal/pipe"
 	"github.com/dualrepl/dualrepl/pdu"
 	"golang.org/x/sys/unix"
 )
@@ -171,6 +172,7 @@ func (in *incoming) run(ctx context.Context, jail, lock *os.File) error {
 	if err != nil {
 		return err
 	}
+	pipe.Enlarge(stdin)
 	if err := p.start(); err != nil {
 		return err
 	}

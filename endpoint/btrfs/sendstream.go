@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/internal/pipe"
 	"github.com/dualrepl/dualrepl/pdu"
 )
 
@@ -141,6 +142,7 @@ func (s *Sender) startWith(ctx context.Context, st *step, options ...string) (*s
 	if err != nil {
 		return nil, err
 	}
+	pipe.Enlarge(out)
 	if err := r.start(); err != nil {
 		return nil, err
 	}

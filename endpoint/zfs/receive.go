@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/dualrepl/dualrepl/endpoint"
+	"github.com/dualrepl/dualrepl/endpoint/internal/pipe"
 	"github.com/dualrepl/dualrepl/pdu"
 )
 
@@ -209,6 +210,7 @@ func (p *program) receive(ctx context.Context, args []string, head []byte, strea
 		return err
 	}
 	defer input.Close()
+	pipe.Enlarge(input)
 	cmd := p.command(ctx, args...)
 	cmd.Stdin = output
 	pr, err := p.start(ctx, cmd)

@@ -6,55 +6,44 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/dualrepl/dualrepl/endpoint/internal/pipe"
 )
-
-// streamBuffer is the size of the pipe from zfs, in bytes, and of what WriteTo reads at
-// once. It is what the kernel allows to everybody unless told otherwise.
-const streamBuffer = 1 << 20
 
 // sendStream is the output of a zfs send.
 type sendStream struct {
 	ctx     context.Context // ends with Close, too
 	cancel  context.CancelCauseFunc
-	pipe    *os.File
+	out     *os.File
 	process *process
 }
 
 // openStream starts zfs. It calls release when the process has ended, and before Read
 // tells so; if it fails, it does not.
 func (p *program) openStream(ctx context.Context, sendArgs []string, release func()) (*sendStream, error) {
-	pipe, w, err := os.Pipe()
+	out, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("pipe from zfs: %w", err)
 	}
 	defer w.Close()
-	enlarge(pipe)
-	s := &sendStream{pipe: pipe}
+	pipe.Enlarge(out)
+	s := &sendStream{out: out}
 	s.ctx, s.cancel = context.WithCancelCause(ctx)
 	cmd := p.command(s.ctx, sendArgs...)
 	cmd.Stdout = w
 	if s.process, err = p.start(s.ctx, cmd, release); err != nil {
 		s.cancel(nil)
-		pipe.Close()
+		out.Close()
 		return nil, err
 	}
 	// A zfs that the kernel does not let die would keep a Read waiting.
-	context.AfterFunc(s.ctx, func() { pipe.Close() })
+	context.AfterFunc(s.ctx, func() { out.Close() })
 	return s, nil
-}
-
-// enlarge makes room for fewer, larger reads. Where that is not allowed it works as well.
-func enlarge(pipe *os.File) {
-	if conn, err := pipe.SyscallConn(); err == nil {
-		_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, streamBuffer) })
-	}
 }
 
 // Read returns io.EOF only if zfs has succeeded: otherwise, at the end of what it has
 // sent, a *CommandError.
 func (s *sendStream) Read(p []byte) (int, error) {
-	n, err := s.pipe.Read(p)
+	n, err := s.out.Read(p)
 	switch {
 	case err == nil:
 		return n, nil
@@ -71,7 +60,7 @@ func (s *sendStream) Read(p []byte) (int, error) {
 
 // WriteTo implements io.WriterTo, with large reads.
 func (s *sendStream) WriteTo(w io.Writer) (int64, error) {
-	return io.CopyBuffer(w, struct{ io.Reader }{s}, make([]byte, streamBuffer))
+	return io.CopyBuffer(w, struct{ io.Reader }{s}, make([]byte, pipe.Size))
 }
 
 // Close ends zfs if it is still sending, and waits for its end.
