@@ -39,8 +39,8 @@ func (in *incoming) checkRequest(req *pdu.ReceiveReq) (time.Time, error) {
 	if err := validateFilesystem(req.GetFilesystem()); err != nil {
 		return time.Time{}, err
 	}
-	if in.to.GetGuid() == 0 || in.to.GetType() != pdu.FilesystemVersion_Snapshot {
-		return time.Time{}, fmt.Errorf("%w: only a snapshot with a GUID can be received", endpoint.ErrInvalid)
+	if err := endpoint.CheckReceived(in.to); err != nil {
+		return time.Time{}, err
 	}
 	if err := validateVersion(in.to.GetName()); err != nil {
 		return time.Time{}, err

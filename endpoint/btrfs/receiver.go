@@ -10,7 +10,6 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
-	"github.com/dualrepl/dualrepl/transport"
 	"golang.org/x/sys/unix"
 )
 
@@ -139,12 +138,9 @@ func (r *Receiver) client(ctx context.Context) (string, error) {
 	if !r.opts.PerClient {
 		return "", nil
 	}
-	id, ok := transport.ClientIdentityFromContext(ctx)
-	if !ok {
-		return "", fmt.Errorf("%w: the client has no identity", endpoint.ErrPermission)
-	}
-	if err := transport.ValidateClientIdentity(id); err != nil {
-		return "", fmt.Errorf("%w: %w", endpoint.ErrPermission, err)
+	id, err := endpoint.ClientIdentity(ctx)
+	if err != nil {
+		return "", err
 	}
 	if id == metaDir { // a sender's, should it have the same root
 		return "", fmt.Errorf("%w: a client cannot be called %s", endpoint.ErrPermission, metaDir)

@@ -131,11 +131,7 @@ func (s *Sender) ReplicationCursor(ctx context.Context, req *pdu.ReplicationCurs
 
 // guarantee is what a step's request asks for.
 func guarantee(req *pdu.SendReq) pdu.ReplicationGuaranteeKind {
-	protection := req.GetReplicationConfig().GetProtection()
-	if req.GetFrom() == nil {
-		return protection.GetInitial()
-	}
-	return protection.GetIncremental()
+	return endpoint.GuaranteeOf(req.GetReplicationConfig(), req.GetFrom() == nil)
 }
 
 // SendCompleted moves the replication cursor to the step's To and lets go of what was held

@@ -12,7 +12,6 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
-	"github.com/dualrepl/dualrepl/transport"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,12 +63,9 @@ func (r *Receiver) storePath(ctx context.Context) (string, error) {
 	if !r.opts.PerClient {
 		return r.opts.Root, nil
 	}
-	id, ok := transport.ClientIdentityFromContext(ctx)
-	if !ok {
-		return "", fmt.Errorf("%w: the client has no identity", endpoint.ErrPermission)
-	}
-	if err := transport.ValidateClientIdentity(id); err != nil {
-		return "", fmt.Errorf("%w: %w", endpoint.ErrPermission, err)
+	id, err := endpoint.ClientIdentity(ctx)
+	if err != nil {
+		return "", err
 	}
 	return filepath.Join(r.opts.Root, id), nil
 }
@@ -265,11 +261,10 @@ func checkReceive(req *pdu.ReceiveReq) error {
 	if err := ValidateFilesystem(req.GetFilesystem()); err != nil {
 		return err
 	}
-	to := req.GetTo()
-	if to.GetGuid() == 0 || to.GetType() != pdu.FilesystemVersion_Snapshot {
-		return fmt.Errorf("%w: only a snapshot with a GUID can be received", endpoint.ErrInvalid)
+	if err := endpoint.CheckReceived(req.GetTo()); err != nil {
+		return err
 	}
-	return ValidateVersion(to.GetName())
+	return ValidateVersion(req.GetTo().GetName())
 }
 
 // noSpace marks the error of a full disk, or of a quota that is used up.

@@ -340,13 +340,11 @@ func (f *filesystem) findStep(req *pdu.SendReq) (from *versionInfo, to versionIn
 // toHold returns the GUIDs that the step's holds are on, instead of those of the step
 // before.
 func toHold(req *pdu.SendReq, from *versionInfo, to versionInfo) []uint64 {
-	protection := req.GetReplicationConfig().GetProtection()
-	kind, guids := protection.GetInitial(), []uint64{to.GUID}
+	guids := []uint64{to.GUID}
 	if from != nil {
-		kind = protection.GetIncremental()
 		guids = append(guids, from.GUID)
 	}
-	if kind != pdu.ReplicationGuaranteeKind_GuaranteeResumability {
+	if endpoint.GuaranteeOf(req.GetReplicationConfig(), from == nil) != pdu.ReplicationGuaranteeKind_GuaranteeResumability {
 		return nil
 	}
 	return guids

@@ -13,11 +13,7 @@ import (
 // that of incremental steps for any other. One that is missing or unknown is
 // endpoint.ErrInvalid.
 func guarantee(req *pdu.SendReq) (pdu.ReplicationGuaranteeKind, error) {
-	protection := req.GetReplicationConfig().GetProtection()
-	kind := protection.GetInitial()
-	if req.GetFrom() != nil {
-		kind = protection.GetIncremental()
-	}
+	kind := endpoint.GuaranteeOf(req.GetReplicationConfig(), req.GetFrom() == nil)
 	switch kind {
 	case pdu.ReplicationGuaranteeKind_GuaranteeResumability,
 		pdu.ReplicationGuaranteeKind_GuaranteeIncrementalReplication,

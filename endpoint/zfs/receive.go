@@ -38,8 +38,8 @@ func (r *Receiver) checkReceive(ctx context.Context, req *pdu.ReceiveReq) (name 
 		return "", err
 	}
 	to := req.GetTo()
-	if to.GetGuid() == 0 || to.GetType() != pdu.FilesystemVersion_Snapshot {
-		return "", fmt.Errorf("%w: only a snapshot with a GUID can be received", endpoint.ErrInvalid)
+	if err := endpoint.CheckReceived(to); err != nil {
+		return "", err
 	}
 	if err := endpoint.ValidateVersionName(to.GetName()); err != nil {
 		return "", err
@@ -47,20 +47,13 @@ func (r *Receiver) checkReceive(ctx context.Context, req *pdu.ReceiveReq) (name 
 	if full := name + "@" + to.GetName(); len(full) > endpoint.MaxNameLength {
 		return "", fmt.Errorf("%w: %q would have %d bytes, and zfs takes at most %d", endpoint.ErrInvalid, full, len(full), endpoint.MaxNameLength)
 	}
-	for _, kind := range []pdu.ReplicationGuaranteeKind{guaranteeOf(req, true), guaranteeOf(req, false)} {
+	for _, initial := range []bool{true, false} {
+		kind := endpoint.GuaranteeOf(req.GetReplicationConfig(), initial)
 		if kind < pdu.ReplicationGuaranteeKind_GuaranteeResumability || kind > pdu.ReplicationGuaranteeKind_GuaranteeNothing {
 			return "", fmt.Errorf("%w: the request says no replication guarantee that is known", endpoint.ErrInvalid)
 		}
 	}
 	return name, nil
-}
-
-func guaranteeOf(req *pdu.ReceiveReq, initial bool) pdu.ReplicationGuaranteeKind {
-	protection := req.GetReplicationConfig().GetProtection()
-	if initial {
-		return protection.GetInitial()
-	}
-	return protection.GetIncremental()
 }
 
 // receiveLocked looks at the stream and the dataset before it changes anything, and then
@@ -81,7 +74,7 @@ func (r *Receiver) receiveLocked(ctx context.Context, name string, req *pdu.Rece
 		return err
 	}
 	// As zrepl has it, a placeholder is not nothing: what comes onto it is incremental.
-	kind := guaranteeOf(req, target == nil)
+	kind := endpoint.GuaranteeOf(req.GetReplicationConfig(), target == nil)
 	if err := cmp.Or(head.check(req.GetTo()), head.checkTarget(target, req.GetClearResumeToken())); err != nil {
 		return err
 	}

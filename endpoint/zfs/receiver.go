@@ -12,7 +12,6 @@ import (
 
 	"github.com/dualrepl/dualrepl/endpoint"
 	"github.com/dualrepl/dualrepl/pdu"
-	"github.com/dualrepl/dualrepl/transport"
 )
 
 // How placeholders are encrypted, which cannot be changed once they are there.
@@ -102,9 +101,9 @@ func (r *Receiver) clientRoot(ctx context.Context) (string, error) {
 	if !r.opts.PerClient {
 		return r.opts.RootFS, nil
 	}
-	id, ok := transport.ClientIdentityFromContext(ctx)
-	if !ok {
-		return "", fmt.Errorf("%w: the client has no identity", endpoint.ErrPermission)
+	id, err := endpoint.ClientIdentity(ctx)
+	if err != nil {
+		return "", err
 	}
 	if err := endpoint.ValidateVersionName(id); err != nil {
 		return "", fmt.Errorf("%w: client identity %q cannot be the name of a dataset: %w", endpoint.ErrPermission, id, err)
